@@ -1,0 +1,91 @@
+"""`tfgrpo evaluate TASK --model MODEL [--store ./experience@v7]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+from contextlib import AsyncExitStack
+
+import experience_store
+from experience_store import Snapshot
+from tfgrpo.cli import options
+from tfgrpo.cli.output import add_output, show
+from tfgrpo.cli.parsing import number
+from tfgrpo.cli.progress import progress
+from tfgrpo.errors import InputError
+from tfgrpo.measure import SPLITS, aevaluate
+from tfgrpo.task import Task
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    options.add_task(parser)
+    options.add_model(parser)
+    parser.add_argument("--store", metavar="PLACE[@REF]", help="a store, ./experience@v7 or @tag, or an exported file")
+    options.add_namespace(parser)
+    parser.add_argument(
+        "--against", metavar="REF", help="what to compare with: none (the default), v3, a tag, or another PLACE[@REF]"
+    )
+    parser.add_argument("--alone", action="store_true", help="measure the store only, compare with nothing")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which problems (%(default)s)")
+    parser.add_argument("--limit", metavar="N", type=number(1), help="the first N problems only")
+    parser.add_argument("--reuse", action="store_true", help="answer from the last measurement of this kind")
+    options.add_budget(parser, "Without any: as many calls as the problems and samples need.")
+    options.add_run(parser)
+    add_output(parser, progress=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    return asyncio.run(_evaluate(args))
+
+
+async def _evaluate(args: argparse.Namespace) -> int:
+    async with AsyncExitStack() as stack:
+        model = options.solver_of(stack, args)
+        task = _cut(options.task_of(stack, args), args.split, args.limit)
+        store, against = await asyncio.to_thread(_sides, stack, args)
+        with progress(args) as on_event:
+            result = await aevaluate(
+                task,
+                model=model,
+                store=store,
+                against=against,
+                samples=task.test_samples,
+                split=args.split,
+                budget=options.budget_of(args),
+                concurrency=args.concurrency,
+                seed=args.seed,
+                reuse=args.reuse,
+                runs=args.runs,
+                on_event=on_event,
+            )
+    show(args, result.as_json(), str(result))
+    return 0
+
+
+def _cut(task: Task, split: str, limit: int | None) -> Task:
+    if limit is None:
+        return task
+    problems = getattr(task, split)[:limit]
+    return dataclasses.replace(task, **{split: problems})
+
+
+def _sides(stack: AsyncExitStack, args: argparse.Namespace) -> tuple[Snapshot | str | None, Snapshot | str | None]:
+    """What to measure and what to compare it with; places in the default namespace are opened by `aevaluate`."""
+    if args.store is None or args.alone:
+        if args.against:
+            raise InputError("--against needs --store, and does not go with --alone")
+        return _place(stack, args, args.store), None
+    against = args.against or "none"
+    if args.namespace == "default" or against == "none":
+        return _place(stack, args, args.store), against
+    inside = "/" not in against
+    place = f"{experience_store.parse_ref(args.store)[0]}@{against}" if inside else against
+    return _place(stack, args, args.store), _place(stack, args, place)
+
+
+def _place(stack: AsyncExitStack, args: argparse.Namespace, given: str | None) -> Snapshot | str | None:
+    if given is None or args.namespace == "default":
+        return given
+    place, ref = experience_store.parse_ref(given)
+    return stack.enter_context(options.open_store(place, args, create=False)).at(ref)

@@ -1,0 +1,33 @@
+"""`tfgrpo report RUN`: one static HTML file."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from pathlib import Path
+
+from tfgrpo.cli.output import add_output, show
+from tfgrpo.errors import InputError
+from tfgrpo.html_report import write_report
+from tfgrpo.runs import DEFAULT_FOLDER, find_run
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_name", metavar="RUN", help='a run\'s folder, its name, the beginning of it, or "last"')
+    parser.add_argument("--out", metavar="FILE", help="default: report.html in the run's folder")
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    parser.add_argument("--runs", metavar="FOLDER", default=DEFAULT_FOLDER, help="where run folders are kept (./runs)")
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = find_run(args.run_name, args.runs)
+    out = Path(args.out) if args.out else folder / "report.html"
+    try:
+        written = write_report(folder, out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    show(args, {"run": str(folder), "file": str(written)}, str(written))
+    if args.open:
+        webbrowser.open(written.resolve().as_uri())
+    return 0

@@ -1,0 +1,244 @@
+"""The public verb `evaluate`: a model on a task, with a version of a store, another one, or none, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from experience_store import ExperienceStore, Snapshot
+from tfgrpo.budget import Budget, Ledger
+from tfgrpo.caller import Caller
+from tfgrpo.errors import InputError, RewardError, TransportError
+from tfgrpo.evaluation import Comparison, Evaluation, compare, evaluate_problems
+from tfgrpo.events import Event, EventLog
+from tfgrpo.late import bound
+from tfgrpo.measurement import Measurement
+from tfgrpo.policy import Policy
+from tfgrpo.practice import measured
+from tfgrpo.record import FILE_NAME, RunRecord
+from tfgrpo.report import Measured
+from tfgrpo.rewards.base import Outcome, Reward, score_answers
+from tfgrpo.running import interruptible, opened, synchronous
+from tfgrpo.runs import DEFAULT_FOLDER, run_folder, run_name
+from tfgrpo.sides import Side, sides_of
+from tfgrpo.task import Task, load_task
+from tfgrpo.types import Completion, Problem
+
+Split = Literal["learn", "gate", "test"]
+SPLITS: tuple[Split, ...] = ("learn", "gate", "test")
+FIRST_EPOCH = 2  # a learning run measures under 0 and 1; every fresh measurement has two numbers of its own
+
+
+async def aevaluate(
+    task: Task | str,
+    *,
+    model: Policy | str,
+    store: ExperienceStore | Snapshot | str | None = None,
+    against: Snapshot | str | None = None,
+    samples: int = 1,
+    split: Split = "test",
+    budget: Budget | None = None,
+    concurrency: int = 64,
+    seed: int = 0,
+    reuse: bool = False,
+    runs: str | Path = DEFAULT_FOLDER,
+    on_event: Callable[[Event], None] | None = None,
+) -> Measurement:
+    """Measure a model on one split of a task, and, with `against`, the paired difference to another version.
+
+    Both sides are asked at the same time, each problem `samples` times.
+
+    Args:
+        task: a `Task`, or its name as `load_task` takes it.
+        model: a name for `connect`, or a `Policy`.
+        store: "./experience", "./experience@v7", an exported file, an open store or a snapshot; None: the bare prompt.
+        against: what to compare with: "none" for the bare prompt, a version or tag of the same store, or another store.
+        samples: samples K of each problem, for Mean@K and Pass@K.
+        split: "test", or "gate" or "learn".
+        budget: limits; None is unlimited, as the number of calls is known before the start.
+        concurrency: requests in flight at most.
+        seed: for the intervals and, where the server honours it, sampling.
+        reuse: answer from the last finished measurement of the same configuration instead of drawing fresh samples.
+        runs: where run folders are kept.
+        on_event: called with every event, for progress.
+
+    Returns:
+        The measurement; `print` it.
+
+    Raises:
+        InputError: something given is wrong; nothing was spent.
+        BudgetExhausted, PolicyError: the same call goes on where this one stopped.
+    """
+    chosen = load_task(task) if isinstance(task, str) else task
+    problems = _problems(chosen, split, samples)
+    async with AsyncExitStack() as stack:
+        policy = await opened(stack, model)
+        sides = await asyncio.to_thread(sides_of, stack, store, against)
+        _check_calls(budget, len(sides) * len(problems) * samples)
+        config = {
+            "task": chosen.fingerprint(),
+            "model": policy.name,
+            "sides": [side.identity for side in sides],
+            "measured": [split, len(problems), samples, seed],
+        }
+        folder, attempt = _folder(Path(runs), run_name(f"evaluate {chosen.name}", config), reuse)
+        record = stack.enter_context(RunRecord.open(folder))
+        known = record.get_state("measurement")
+        if known is not None:
+            return Measurement.from_json(known).noted("these samples were drawn before; nothing was asked again")
+        events = EventLog(record, *([on_event] if on_event else []))
+        slots, ledger = asyncio.Semaphore(concurrency), Ledger(budget)
+        caller = partial(
+            Caller, record=record, ledger=ledger, concurrency=concurrency, slots=slots, emit=events.publish, seed=seed
+        )
+        stack.enter_context(bound(chosen.models, partial(caller, solver=False)))
+        work = _Work(chosen, problems, samples, caller(policy), events, FIRST_EPOCH + 2 * attempt)
+        events.emit("started", task=chosen.name, model=policy.name, folder=str(folder), plan=work.words(sides))
+        evaluations = await interruptible(work.measure(sides), folder)
+        result = _result(work, sides, evaluations, split=split, seed=seed, folder=folder, config=config)
+        record.put_state("measurement", result.as_json())
+        events.emit("finished", words=result.words())
+        return result
+
+
+evaluate = synchronous(aevaluate, "evaluate")
+"""`aevaluate` for programs without an event loop; takes the same arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    task: Task
+    problems: Sequence[Problem]
+    samples: int
+    caller: Caller
+    events: EventLog
+    epoch: int
+
+    def words(self, sides: Sequence[Side]) -> str:
+        return f"{len(self.problems)} problems x {self.samples} samples, {' and '.join(side.label for side in sides)}"
+
+    async def measure(self, sides: Sequence[Side]) -> list[Evaluation]:
+        """All sides at once, each under an epoch of its own."""
+        jobs = [self._one(side, self.epoch + n) for n, side in enumerate(sides)]
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        failed = next((r for r in results if isinstance(r, BaseException)), None)
+        if failed is not None:
+            raise failed
+        return [r for r in results if isinstance(r, Evaluation)]
+
+    async def _one(self, side: Side, epoch: int) -> Evaluation:
+        def progress(done: int, total: int) -> None:
+            spend = self.caller.ledger.spend
+            self.events.emit(
+                "test_progress", version=side.label, done=done, total=total, calls=spend.calls, usd=round(spend.usd, 6)
+            )
+
+        reward = _Told(self.task.reward, self.events)
+        done = await evaluate_problems(
+            self.problems,
+            reward,
+            self.caller,
+            apply=side.apply,
+            samples=self.samples,
+            sampling=self.task.sampling,
+            epoch=epoch,
+            on_progress=progress,
+        )
+        if done.missing == done.scores.size:
+            raise TransportError(f"not one of the {done.missing} samples got a reply; the same command goes on here")
+        if reward.error is not None and done.missing + done.unscored == done.scores.size:
+            raise RewardError(f"not one answer could be scored; the first failure: {reward.error}")
+        return done
+
+
+class _Told:
+    """A reward whose failures are told in events."""
+
+    def __init__(self, reward: Reward, events: EventLog) -> None:
+        self.name, self._reward, self._events = reward.name, reward, events
+        self.error: RewardError | None = None
+
+    async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
+        outcomes = await score_answers(self._reward, problem, completions)
+        for outcome in outcomes:
+            if isinstance(outcome, RewardError):
+                self.error = self.error or outcome
+                self._events.emit("reward_failed", problem=problem.id, error=str(outcome))
+        return outcomes
+
+
+def _problems(task: Task, split: str, samples: int) -> tuple[Problem, ...]:
+    sizes: dict[str, int] = {name: len(getattr(task, name)) for name in SPLITS}
+    if not sizes.get(split):
+        held = ", ".join(f"{name} ({size})" for name, size in sizes.items())
+        raise InputError(f"task {task.name!r} has no problems in a split {split!r}; its splits: {held}")
+    if samples < 1:
+        raise InputError(f"samples must be at least 1, got {samples}")
+    problems: tuple[Problem, ...] = getattr(task, split)
+    return problems
+
+
+def _check_calls(budget: Budget | None, needed: int) -> None:
+    if budget is not None and budget.calls is not None and budget.calls < needed:
+        raise InputError(
+            f"the measurement needs {needed} calls and the budget allows {budget.calls}; raise it, or measure fewer "
+            f"samples or problems"
+        )
+
+
+def _folder(root: Path, name: str, reuse: bool) -> tuple[Path, int]:
+    """The folder of an unfinished measurement (or of the last one, to reuse), else a new one; and its number."""
+    folder = run_folder(root, name, new=False)
+    if not reuse and (folder / FILE_NAME).exists():
+        with RunRecord.open(folder, read_only=True) as record:
+            finished = record.get_state("measurement") is not None
+        folder = run_folder(root, name, new=finished)
+    number = folder.name.removeprefix(name).removeprefix("-")
+    return folder, int(number or 1)
+
+
+def _result(
+    work: _Work,
+    sides: Sequence[Side],
+    evaluations: Sequence[Evaluation],
+    *,
+    split: str,
+    seed: int,
+    folder: Path,
+    config: dict[str, Any],
+) -> Measurement:
+    ledger = work.caller.ledger
+    comparison = compare(evaluations[0], evaluations[1], seed=seed) if len(evaluations) == 2 else None
+    after = measured(evaluations[-1])
+    assert after is not None  # measured(None) is the only None
+    return Measurement(
+        folder=str(folder),
+        task=work.task.name,
+        model=work.caller.policy.name,
+        split=split,
+        store=sides[-1].label,
+        against=sides[0].label if comparison else "",
+        before=measured(evaluations[0]) if comparison else None,
+        after=after,
+        gain=_gain(comparison, work.samples),
+        gain_words=comparison.words() if comparison else "",
+        p_value=comparison.p_value if comparison and comparison.gain.n else None,
+        better=comparison.better if comparison else 0,
+        worse=comparison.worse if comparison else 0,
+        spend={name: dataclasses.asdict(s) for name, s in ledger.spend_by_purpose.items()},
+        seconds=ledger.elapsed_s,
+        config=config,
+    )
+
+
+def _gain(comparison: Comparison | None, samples: int) -> Measured | None:
+    if comparison is None or not comparison.gain.n:
+        return None
+    g = comparison.gain
+    return Measured(mean=g.mean, low=g.low, high=g.high, n=g.n, samples=samples)

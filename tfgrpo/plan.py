@@ -1,0 +1,81 @@
+"""How a budget is shared out before the first call: test, gate, and as many groups as the rest pays for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfgrpo.budget import Budget
+from tfgrpo.errors import InputError
+from tfgrpo.policy.base import Price
+from tfgrpo.policy.tokens import estimate_tokens
+from tfgrpo.task import Task
+
+DEFAULT_CALLS = 600
+TEST_SHARE = 0.35
+GATE_SHARE = 0.08
+LIKELY_SHARE_OF_MAX_TOKENS = 0.3
+CRITIC_TOKENS = (1500, 300)  # prompt and completion of one critic call, roughly
+CRITIC_CALLS_PER_GROUP = 0.7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shares:
+    """Calls of each part. `groups` times the group size are for learning."""
+
+    groups: int
+    gate_pairs: int
+    test_problems: int
+    test_samples: int
+
+    @property
+    def test_calls(self) -> int:
+        """Before and after together."""
+        return 2 * self.test_problems * self.test_samples
+
+    def words(self, group_size: int) -> str:
+        """The estimate that is shown before a run starts."""
+        return (
+            f"up to {self.groups} groups of {group_size}, {self.gate_pairs} gate pairs, "
+            f"{self.test_problems} test problems x {self.test_samples} before and after"
+        )
+
+
+def share_out(budget: Budget, task: Task, *, group_size: int, samples: int, price: Price | None) -> Shares:
+    """Divide the solver calls that a budget allows.
+
+    A budget of calls is divided exactly. Dollars and tokens are turned into calls by an estimate (a third of
+    `max_tokens`, a critic call for most groups); the ledger holds the line whatever the estimate was worth.
+
+    Raises:
+        InputError: the budget does not pay for one group.
+    """
+    calls = _solver_calls(budget, task, group_size, price)
+    test = min(len(task.test), int(TEST_SHARE * calls) // (2 * samples))
+    gate = min(len(task.gate), int(GATE_SHARE * calls) // 2)
+    groups = (calls - 2 * test * samples - 2 * gate) // group_size
+    if groups < 1:
+        raise InputError(
+            f"the budget allows about {calls} solver calls, which do not pay for one group of {group_size}; "
+            f"raise it, or lower the group size"
+        )
+    return Shares(groups=groups, gate_pairs=gate, test_problems=test, test_samples=samples)
+
+
+def typical_call(task: Task) -> tuple[float, float]:
+    """Tokens of prompt and completion of one solver call, roughly."""
+    problems = task.learn[:64]
+    prompt = sum(estimate_tokens(p.messages) for p in problems) / max(1, len(problems))
+    return prompt, LIKELY_SHARE_OF_MAX_TOKENS * task.sampling.max_tokens
+
+
+def _solver_calls(budget: Budget, task: Task, group_size: int, price: Price | None) -> int:
+    prompt, answer = typical_call(task)
+    critic = CRITIC_CALLS_PER_GROUP / group_size
+    limits = [budget.calls] if budget.calls is not None else []
+    if budget.tokens is not None:
+        limits.append(int(budget.tokens / (prompt + answer + critic * sum(CRITIC_TOKENS))))
+    if budget.usd is not None and price is not None:
+        each = price.cost_usd(int(prompt), int(answer)) + critic * price.cost_usd(*CRITIC_TOKENS)
+        if each > 0:
+            limits.append(int(budget.usd / each))
+    return min(limits, default=DEFAULT_CALLS)

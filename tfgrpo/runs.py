@@ -1,0 +1,125 @@
+"""Run folders: one per configuration, so that the same command goes on where it was stopped.
+
+runs/
+  largest-of-three-3f9a2c1b7d/      the first run of this configuration
+    run.sqlite                      finished calls, states, events
+  largest-of-three-3f9a2c1b7d-2/    the same configuration again, asked for with `new=True`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfgrpo.budget import Spend
+from tfgrpo.errors import InputError, RunStateError
+from tfgrpo.record import FILE_NAME, RunRecord
+
+DEFAULT_FOLDER = "runs"
+
+
+def run_name(task: str, config: Mapping[str, Any]) -> str:
+    """The task's name and a hash of everything that decides what a run does."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    slug = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:40] or "task"
+    return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def run_folder(root: Path, name: str, *, new: bool) -> Path:
+    """The latest folder of this configuration, or a new one."""
+    taken = [folder for folder in _attempts(root, name) if (folder / FILE_NAME).exists()]
+    if not taken:
+        return root / name
+    return root / f"{name}-{len(taken) + 1}" if new else taken[-1]
+
+
+def _attempts(root: Path, name: str) -> list[Path]:
+    found = []
+    folder, number = root / name, 1
+    while folder.exists():
+        found.append(folder)
+        number += 1
+        folder = root / f"{name}-{number}"
+    return found
+
+
+def find_run(given: str, root: str | Path = DEFAULT_FOLDER) -> Path:
+    """The folder of a run by its path, its name, the beginning of its name, or "last".
+
+    Raises:
+        InputError: none or several fit; they are listed.
+    """
+    folder = Path(given)
+    if (folder / FILE_NAME).exists():
+        return folder
+    runs = sorted((p.parent for p in Path(root).glob(f"*/{FILE_NAME}")), key=lambda p: (p / FILE_NAME).stat().st_mtime)
+    if given == "last" and runs:
+        return runs[-1]
+    fitting = [run for run in runs if run.name.startswith(given)]
+    exact = [run for run in fitting if run.name == given]
+    if len(exact or fitting) == 1:
+        return (exact or fitting)[0]
+    listed = ", ".join(run.name for run in (fitting or runs)[-8:]) or "none"
+    raise InputError(
+        f"{'several runs fit' if fitting else 'there is no run'} {given!r} in {root}/; runs there: {listed}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunLine:
+    """A run in a list. `state` is "finished", "unfinished" (the same command goes on), or what is wrong with it."""
+
+    name: str
+    folder: str
+    kind: str  # "learn" | "evaluate"
+    task: str = ""
+    model: str = ""
+    state: str = "unfinished"
+    calls: int = 0
+    usd: float = 0.0
+    result: str = ""
+    time: float = 0.0
+
+
+def list_runs(root: str | Path = DEFAULT_FOLDER) -> list[RunLine]:
+    """Every run in a folder, the latest last."""
+    return sorted((_line(path.parent) for path in Path(root).glob(f"*/{FILE_NAME}")), key=lambda line: line.time)
+
+
+def _line(folder: Path) -> RunLine:
+    kind = "evaluate" if folder.name.startswith("evaluate-") else "learn"
+    try:
+        with RunRecord.open(folder, read_only=True) as record:
+            started = next(record.events("started"), None)
+            report, measured = record.get_state("report"), record.get_state("measurement")
+            spent = sum(record.spend().values(), Spend())
+    except RunStateError as error:
+        return RunLine(name=folder.name, folder=str(folder), kind=kind, state=str(error))
+    data = started.data if started else {}
+    done = report or measured
+    return RunLine(
+        name=folder.name,
+        folder=str(folder),
+        kind="learn" if report else "evaluate" if measured else kind,
+        task=str(data.get("task", "")),
+        model=str(data.get("model", "")),
+        state="finished" if done else "unfinished",
+        calls=spent.calls,
+        usd=spent.usd,
+        result=_result(done) if done else "",
+        time=started.time if started else 0.0,
+    )
+
+
+def _result(done: Mapping[str, Any]) -> str:
+    if done.get("gain_words"):
+        return str(done["gain_words"])
+    single = done.get("after") or done.get("before")
+    return (
+        f"{single['mean']:.3f} (95 % {single['low']:.3f}..{single['high']:.3f})" if single else str(done.get("why", ""))
+    )
