@@ -16,7 +16,7 @@ from tfgrpo.events import Event
 from tfgrpo.policy.base import Policy, Sampling
 from tfgrpo.policy.tokens import estimate_tokens
 from tfgrpo.record import CallKey, RunRecord, plain
-from tfgrpo.types import Completion, Message
+from tfgrpo.types import Completion, Message, Problem, Prompt
 
 __all__ = ["CallKey", "Caller", "call_digest", "prompt_digest"]
 
@@ -117,6 +117,10 @@ class Caller:
         finally:
             del self._asked[digest]
             done.set_result(None)
+
+    async def answer(self, problem: Problem, prompt: Prompt, key: CallKey, sampling: Sampling) -> Completion:
+        """One answer to a problem: here one call. An agent's conversation stands behind the same method."""
+        return (await self.complete(prompt.messages, key, sampling)).answering(prompt)
 
     async def aclose(self) -> None:
         """Close the policy; the record and the ledger belong to who made them."""

@@ -43,7 +43,7 @@ class Collector:
                 prompt = prompts[n]
                 scored.append({"sample": n, "score": outcome.value, "experiences": prompt.experiences})
                 rollouts.append(
-                    Rollout(completion=reply, score=outcome, variant=prompt.variant, experiences=prompt.experiences)
+                    Rollout(completion=reply, score=outcome, experiences=prompt.experiences)
                 )
             elif outcome is not None:
                 self.events.emit("reward_failed", group=index, problem=problem.id, sample=n, error=str(outcome))
@@ -55,7 +55,7 @@ class Collector:
     async def _reply(self, problem: Problem, prompt: Prompt, index: int, sample: int) -> Completion | None:
         key = CallKey(purpose="solve", epoch=index, problem=problem.id, sample=sample)
         try:
-            return await self.caller.complete(prompt.messages, key, self.sampling)
+            return await self.caller.answer(problem, prompt, key, self.sampling)
         except TransportError:
             return None  # told by the caller
         except RequestError as error:

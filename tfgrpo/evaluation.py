@@ -269,7 +269,7 @@ class _Run:
         seed = self.sampling.seed
         sampling = self.sampling if seed is None else replace(self.sampling, seed=seed + sample)
         try:
-            reply = await self.caller.complete(prompt.messages, key, sampling)
+            reply = await self.caller.answer(problem, prompt, key, sampling)
         except TransportError:
             self.missing += 1
             return None
@@ -307,7 +307,7 @@ class _Run:
         if self.on_group is None:
             return
         rollouts = tuple(
-            Rollout(completion=c, score=o, variant=prompt.variant, experiences=prompt.experiences)
+            Rollout(completion=c, score=o, experiences=prompt.experiences)
             for c, o in zip(known.values(), outcomes, strict=True)
             if isinstance(o, Score)
         )

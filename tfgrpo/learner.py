@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -139,7 +139,7 @@ class ExperienceLearner:
 
     def _filled(self, prompt: Prompt, ids: Sequence[str]) -> Prompt:
         applied = self.snapshot.apply(prompt.messages, ids, layout=self.layout)
-        return Prompt(messages=tuple(applied.messages), variant=prompt.variant, experiences=applied.labels)
+        return replace(prompt, messages=tuple(applied.messages), experiences=applied.labels)
 
     def coverage(self, problem: Problem) -> float:
         """Summed positive effect of the entries that are about this problem in particular."""

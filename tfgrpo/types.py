@@ -7,7 +7,7 @@ record; nothing is filled in later and no field means "not yet".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Message = Mapping[str, Any]
@@ -55,8 +55,9 @@ class Prompt:
     """What one rollout is really asked: the messages, which wording it is, which experiences stand in it."""
 
     messages: tuple[Message, ...]
-    variant: int = 0  # 0 is the problem's own wording, v > 0 is `problem.variants[v - 1]`
+    variant: int = 0  # the sub-group: 0 is the problem's own wording, v > 0 is `problem.variants[v - 1]`
     experiences: tuple[str, ...] = ()  # labels such as "E17@3", in the order in which they stand
+    origin: str = ""  # how it differs from the bare problem: "hint/2", "draft", "role/teacher"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +111,14 @@ class Completion:
     finish_reason: FinishReason = "stop"
     latency_s: float = 0.0
     segments: tuple[Segment, ...] = ()
+    variant: int = 0  # as in its `Prompt`; told by whoever asked, not part of the recorded reply
+    origin: str = ""  # as in its `Prompt`
+
+    def answering(self, prompt: Prompt) -> Completion:
+        """The same reply, marked with the sub-group and the origin of the prompt it answers."""
+        if (self.variant, self.origin) == (prompt.variant, prompt.origin):
+            return self
+        return replace(self, variant=prompt.variant, origin=prompt.origin)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,8 +147,12 @@ class Rollout:
 
     completion: Completion
     score: Score
-    variant: int = 0
     experiences: tuple[str, ...] = ()  # labels that stood in the prompt
+
+    @property
+    def variant(self) -> int:
+        """The sub-group of the group: which wording, role or hint level it answers."""
+        return self.completion.variant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -73,8 +73,8 @@ def test_variants_are_normalised_apart() -> None:
 
 def test_table_of_groups() -> None:
     def rollout(value: float, solved: bool | None = None) -> Rollout:
-        answer = Completion(prompt=(), messages=(), text="", policy="scripted")
-        return Rollout(completion=answer, score=Score(value=value, solved=solved), variant=1)
+        answer = Completion(prompt=(), messages=(), text="", policy="scripted", variant=1)
+        return Rollout(completion=answer, score=Score(value=value, solved=solved))
 
     problem = Problem(id="p", messages=({"role": "user", "content": "?"},))
     groups = [Group(problem=problem, rollouts=(rollout(1), rollout(0.5, True))), Group(problem=problem, rollouts=())]
