@@ -1,5 +1,6 @@
 from tfgrpo import Problem
-from tfgrpo.curriculum import LOOKAHEAD, Curriculum
+from tfgrpo.curriculum import Curriculum
+from tfgrpo.samplers.epochs import LOOKAHEAD
 
 PROBLEMS = tuple(Problem(id=f"p{n}", messages=({"role": "user", "content": str(n)},)) for n in range(30))
 
