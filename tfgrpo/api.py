@@ -16,6 +16,7 @@ from typing import Any
 
 import experience_store
 from experience_store import ExperienceStore
+from tfgrpo.agents.solver import solver_of
 from tfgrpo.budget import Budget, Ledger
 from tfgrpo.caller import Caller
 from tfgrpo.critic import CriticSpec
@@ -103,7 +104,7 @@ async def alearn(
         practice = Practice(
             run=record.path.parent.name,
             task=chosen,
-            solver=caller(policy),
+            solver=solver_of(caller(policy), chosen.agent),
             critic=spec.build(caller(await _reader(stack, critic, spec, policy), solver=False)),
             critic_name=str(spec),
             store=book,

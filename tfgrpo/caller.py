@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import asdict, replace
 from typing import Protocol, runtime_checkable
 
 from tfgrpo.budget import Ledger
@@ -18,7 +18,7 @@ from tfgrpo.policy.tokens import estimate_tokens
 from tfgrpo.record import CallKey, RunRecord, plain
 from tfgrpo.types import Completion, Message, Problem, Prompt
 
-__all__ = ["CallKey", "Caller", "call_digest", "prompt_digest"]
+__all__ = ["CallKey", "Caller", "Solver", "call_digest", "prompt_digest"]
 
 
 @runtime_checkable
@@ -26,6 +26,27 @@ class Notifying(Protocol):
     """A policy that has things to tell: a parameter the model refused, a pause the server asked for."""
 
     def on_notice(self, listener: Callable[[Event], None]) -> None: ...
+
+
+class Solver(Protocol):
+    """What obtains the answer of a rollout, a gate pair or a test sample: a `Caller`, or an agent before one."""
+
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight at most."""
+        ...
+
+    def busy_share(self) -> float:
+        """Mean share of the slots that were busy."""
+        ...
+
+    async def answer(self, problem: Problem, prompt: Prompt, key: CallKey, sampling: Sampling) -> Completion:
+        """One answer to a problem; the errors are those of `Caller.complete`."""
+        ...
 
 
 def _ignore(_: Event) -> None:
@@ -39,7 +60,8 @@ def prompt_digest(messages: Sequence[Message]) -> bytes:
 
 def call_digest(policy: str, prompt: bytes, sampling: Sampling, key: CallKey) -> bytes:
     """The durable identity of a call: what is asked, of whom, how, and which call it is."""
-    parts = (policy, prompt.hex(), _sampling_values(sampling), key.purpose, key.epoch, key.problem, key.sample)
+    turn = (key.turn,) if key.turn else ()  # absent at 0, as in records that know no turns
+    parts = (policy, prompt.hex(), _sampling_values(sampling), key.purpose, key.epoch, key.problem, key.sample, *turn)
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=plain).encode()).digest()
 
 
@@ -80,7 +102,7 @@ class Caller:
         self.policy, self.record, self.ledger = policy, record, ledger
         self.concurrency, self.solver, self.seed = concurrency, solver, seed
         self.replayed_calls = 0
-        self._emit = emit
+        self.emit = emit
         self._slots = slots or asyncio.Semaphore(concurrency)
         self._asked: dict[bytes, asyncio.Future[None]] = {}
         self._busy = BusyClock(concurrency)
@@ -107,7 +129,7 @@ class Caller:
         digest = call_digest(self.policy.name, prompt, sampling, key)
         while digest in self._asked:  # the same call is in flight: its reply will be on disk
             await asyncio.wait((self._asked[digest],))
-        known = self._recorded(digest, key)
+        known = self.replayed(digest, key)
         if known is not None:
             return known
         done = self._asked[digest] = asyncio.get_running_loop().create_future()
@@ -119,14 +141,15 @@ class Caller:
             done.set_result(None)
 
     async def answer(self, problem: Problem, prompt: Prompt, key: CallKey, sampling: Sampling) -> Completion:
-        """One answer to a problem: here one call. An agent's conversation stands behind the same method."""
+        """One answer to a problem: here one call; `tfgrpo.agents.solver` puts an agent behind the same method."""
         return (await self.complete(prompt.messages, key, sampling)).answering(prompt)
 
     async def aclose(self) -> None:
         """Close the policy; the record and the ledger belong to who made them."""
         await self.policy.aclose()
 
-    def _recorded(self, digest: bytes, key: CallKey) -> Completion | None:
+    def replayed(self, digest: bytes, key: CallKey) -> Completion | None:
+        """The reply on record, if there is one; what an earlier process paid for it becomes spend of this one."""
         if self.record is None:
             return None
         known = self.record.get_call(digest)
@@ -182,8 +205,7 @@ class Caller:
         return replace(sampling, seed=int.from_bytes(mixed[:4], "big") >> 1)
 
     def _tell(self, name: str, key: CallKey, error: PolicyError) -> None:
-        names = ("purpose", "epoch", "problem", "sample")
-        self._emit(Event(name=name, data={**dict(zip(names, astuple(key), strict=True)), "error": str(error)}))
+        self.emit(Event(name=name, data={**asdict(key), "error": str(error)}))
 
 
 class BusyClock:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfgrpo.caller import Caller
+from tfgrpo.caller import Solver
 from tfgrpo.errors import RequestError, TransportError
 from tfgrpo.events import EventLog
 from tfgrpo.policy.base import Sampling
@@ -24,7 +24,7 @@ class Collector:
     counted. Which ones were missing is recorded, so that a run that is started again sees the same groups.
     """
 
-    caller: Caller
+    caller: Solver
     reward: Reward
     sampling: Sampling
     events: EventLog

@@ -6,6 +6,7 @@ TfgrpoError
 ├── RewardError(ValueError)           the reward raised, or returned something that is no score
 ├── PolicyError(RuntimeError)         the model could not be asked
 │   ├── TransportError(ConnectionError)   unreachable, 5xx, 429 or time-out after all retries: missing data
+│   │   └── AgentError                        an agent's own code raised: its rollout is missing data too
 │   ├── AuthError(PermissionError)        no key or a wrong key: stops the run, retrying cannot help
 │   └── RequestError(ValueError)          the server refuses the request itself (unknown model, too long, ...)
 ├── BudgetExhausted(RuntimeError)     the next call could cross the budget; it was not made
@@ -41,6 +42,10 @@ class PolicyError(TfgrpoError, RuntimeError):
 
 class TransportError(PolicyError, ConnectionError):
     """No reply after all retries: missing data, never a wrong answer."""
+
+
+class AgentError(TransportError):
+    """The code of an agent raised. Its rollout is lost as if no reply had come; the others go on."""
 
 
 class AuthError(PolicyError, PermissionError):

@@ -22,7 +22,7 @@ from tfgrpo.stats import Array, Estimate
 from tfgrpo.types import Completion, Group, Problem, Prompt, Rollout, Score, Usage
 
 if TYPE_CHECKING:
-    from tfgrpo.caller import Caller
+    from tfgrpo.caller import Solver
 
 T = TypeVar("T")
 
@@ -173,7 +173,7 @@ def bare(problem: Problem) -> Prompt:
 async def evaluate_problems(
     problems: Sequence[Problem],
     reward: Reward,
-    caller: Caller,
+    caller: Solver,
     *,
     apply: Callable[[Problem], Prompt] = bare,
     samples: int = 1,
@@ -226,7 +226,7 @@ class _Run:
 
     problems: Sequence[Problem]
     reward: Reward
-    caller: Caller
+    caller: Solver
     apply: Callable[[Problem], Prompt]
     samples: int
     sampling: Sampling

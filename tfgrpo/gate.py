@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfgrpo.caller import Caller
+from tfgrpo.caller import Solver
 from tfgrpo.errors import BudgetExhausted
 from tfgrpo.evaluation import evaluate_problems
 from tfgrpo.evidence import Verdict, Wealth
@@ -62,7 +62,7 @@ class GateResult:
 class Gatekeeper:
     """Asks each gate problem once without and once with what was learned, at most `max_pairs` of them."""
 
-    caller: Caller
+    caller: Solver
     reward: Reward
     sampling: Sampling
     max_pairs: int

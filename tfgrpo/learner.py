@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -23,6 +23,7 @@ from experience_store import Edit, Experience, Layout, Snapshot, Version
 from tfgrpo.advantage import Values
 from tfgrpo.consolidate import Consolidator, Embedder, normal_form
 from tfgrpo.critic.base import Critic, Reading
+from tfgrpo.dressing import dressed
 from tfgrpo.events import EventLog, recorded
 from tfgrpo.evidence import Wealth
 from tfgrpo.pool import Entry, Pool
@@ -133,13 +134,9 @@ class ExperienceLearner:
         else:
             inclusion = self.pool.include(problem, len(prompts), rng)
             shown, applying = inclusion.shown, inclusion.applying
-        made = tuple(self._filled(p, ids) for p, ids in zip(prompts, shown, strict=True))
+        made = tuple(dressed(p, self.snapshot, ids, layout=self.layout) for p, ids in zip(prompts, shown, strict=True))
         known = tuple(e.experience for e in self.pool.live)
         return Plan(index, problem, made, applying, known, self.snapshot.version.number)
-
-    def _filled(self, prompt: Prompt, ids: Sequence[str]) -> Prompt:
-        applied = self.snapshot.apply(prompt.messages, ids, layout=self.layout)
-        return replace(prompt, messages=tuple(applied.messages), experiences=applied.labels)
 
     def coverage(self, problem: Problem) -> float:
         """Summed positive effect of the entries that are about this problem in particular."""

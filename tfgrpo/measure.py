@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experience_store import ExperienceStore, Snapshot
+from tfgrpo.agents.solver import solver_of
 from tfgrpo.budget import Budget, Ledger
-from tfgrpo.caller import Caller
+from tfgrpo.caller import Caller, Solver
 from tfgrpo.errors import InputError, RewardError, TransportError
 from tfgrpo.evaluation import Comparison, Evaluation, compare, evaluate_problems
 from tfgrpo.events import Event, EventLog
@@ -98,7 +99,8 @@ async def aevaluate(
             Caller, record=record, ledger=ledger, concurrency=concurrency, slots=slots, emit=events.publish, seed=seed
         )
         stack.enter_context(bound(chosen.models, partial(caller, solver=False)))
-        work = _Work(chosen, problems, samples, caller(policy), events, FIRST_EPOCH + 2 * attempt)
+        solver = solver_of(caller(policy), chosen.agent)
+        work = _Work(chosen, problems, samples, solver, events, FIRST_EPOCH + 2 * attempt)
         events.emit("started", task=chosen.name, model=policy.name, folder=str(folder), plan=work.words(sides))
         evaluations = await interruptible(work.measure(sides), folder)
         result = _result(work, sides, evaluations, split=split, seed=seed, folder=folder, config=config)
@@ -116,7 +118,7 @@ class _Work:
     task: Task
     problems: Sequence[Problem]
     samples: int
-    caller: Caller
+    caller: Solver
     events: EventLog
     epoch: int
 

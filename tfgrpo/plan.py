@@ -20,17 +20,18 @@ CRITIC_CALLS_PER_GROUP = 0.7
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shares:
-    """Calls of each part. `groups` times the group size are for learning."""
+    """Answers of each part. `groups` times the group size are for learning; an agent's answer is several calls."""
 
     groups: int
     gate_pairs: int
     test_problems: int
     test_samples: int
+    calls_each: int = 1  # of one answer, at most
 
     @property
     def test_calls(self) -> int:
         """Before and after together."""
-        return 2 * self.test_problems * self.test_samples
+        return 2 * self.test_problems * self.test_samples * self.calls_each
 
     def words(self, group_size: int) -> str:
         """The estimate that is shown before a run starts."""
@@ -43,22 +44,28 @@ class Shares:
 def share_out(budget: Budget, task: Task, *, group_size: int, samples: int, price: Price | None) -> Shares:
     """Divide the solver calls that a budget allows.
 
-    A budget of calls is divided exactly. Dollars and tokens are turned into calls by an estimate (a third of
-    `max_tokens`, a critic call for most groups); the ledger holds the line whatever the estimate was worth.
+    A budget of calls is divided exactly; an agent's answer counts as the calls it costs at most. Dollars and tokens are
+    turned into calls by an estimate (a third of `max_tokens`, a critic call for most groups); the ledger holds the
+    line whatever the estimate was worth.
 
     Raises:
         InputError: the budget does not pay for one group.
     """
-    calls = _solver_calls(budget, task, group_size, price)
+    calls = _solver_calls(budget, task, group_size, price) // task.calls_per_answer
     test = min(len(task.test), int(TEST_SHARE * calls) // (2 * samples))
     gate = min(len(task.gate), int(GATE_SHARE * calls) // 2)
     groups = (calls - 2 * test * samples - 2 * gate) // group_size
     if groups < 1:
         raise InputError(
-            f"the budget allows about {calls} solver calls, which do not pay for one group of {group_size}; "
+            f"the budget allows about {calls} {_unit(task)}, which do not pay for one group of {group_size}; "
             f"raise it, or lower the group size"
         )
-    return Shares(groups=groups, gate_pairs=gate, test_problems=test, test_samples=samples)
+    each = task.calls_per_answer
+    return Shares(groups=groups, gate_pairs=gate, test_problems=test, test_samples=samples, calls_each=each)
+
+
+def _unit(task: Task) -> str:
+    return "solver calls" if task.calls_per_answer == 1 else f"answers of up to {task.calls_per_answer} calls"
 
 
 def typical_call(task: Task) -> tuple[float, float]:

@@ -11,10 +11,11 @@ from typing import Any
 from experience_store import Layout, Snapshot, Version
 from tfgrpo.advantage import ADVANTAGES
 from tfgrpo.budget import Hold
-from tfgrpo.caller import Caller
+from tfgrpo.caller import Solver
 from tfgrpo.collect import Collector
 from tfgrpo.critic.base import Critic
 from tfgrpo.curriculum import Curriculum
+from tfgrpo.dressing import dressed
 from tfgrpo.errors import BudgetExhausted, TransportError
 from tfgrpo.evaluation import Comparison, Evaluation, compare, evaluate_problems
 from tfgrpo.events import EventLog
@@ -37,7 +38,7 @@ class Practice:
 
     run: str
     task: Task
-    solver: Caller
+    solver: Solver
     critic: Critic
     critic_name: str
     store: Store
@@ -248,8 +249,7 @@ def served(snapshot: Snapshot) -> Callable[[Problem], Prompt]:
     """How a version is asked: the same rendering as in learning, with what is served."""
 
     def apply(problem: Problem) -> Prompt:
-        applied = snapshot.apply(problem.messages)
-        return Prompt(messages=tuple(applied.messages), experiences=applied.labels)
+        return dressed(Prompt(messages=problem.messages), snapshot)
 
     return apply
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,24 +19,20 @@ from typing import Any
 from tfgrpo.budget import Spend
 from tfgrpo.errors import RunStateError
 from tfgrpo.events import Event
+from tfgrpo.record_format import (
+    FILE_NAME,
+    connect,
+    decode_completion,
+    encode_completion,
+    explained,
+    json_text,
+    knows_agents,
+    plain,
+)
 from tfgrpo.runlock import RunLock
-from tfgrpo.types import Completion, Segment, Usage
+from tfgrpo.types import Completion
 
-FILE_NAME = "run.sqlite"
-APPLICATION_ID = 0x74666772  # "tfgr"
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE prompts (id INTEGER PRIMARY KEY, hash BLOB UNIQUE, messages TEXT NOT NULL);
-CREATE TABLE calls (
-    id INTEGER PRIMARY KEY, key BLOB UNIQUE, purpose TEXT NOT NULL, epoch INTEGER NOT NULL, problem TEXT NOT NULL,
-    sample INTEGER NOT NULL, solver INTEGER NOT NULL, prompt BLOB, reply TEXT,
-    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
-    reasoning_tokens INTEGER NOT NULL, cost_usd REAL
-);
-CREATE INDEX calls_by_purpose ON calls (purpose, id);
-CREATE TABLE states (name TEXT PRIMARY KEY, json TEXT NOT NULL);
-CREATE TABLE events (id INTEGER PRIMARY KEY, time REAL NOT NULL, name TEXT NOT NULL, data TEXT NOT NULL);
-"""
+__all__ = ["FILE_NAME", "CallKey", "RecordedCall", "RunRecord", "decode_completion", "encode_completion", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +43,7 @@ class CallKey:
     epoch: int = 0
     problem: str = ""
     sample: int = 0
+    turn: int = 0  # within one agent's rollout: how often this very request was asked before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +70,7 @@ class RunRecord:
         self.path = path
         self._db = connection
         self._lock = lock
-        self._guard = partial(_explained, path)
+        self._guard = partial(explained, path)
         self._recent_prompts: dict[bytes, None] = {}
         with self._guard("read"):
             self._last_old = int(self._db.execute("SELECT coalesce(max(id), 0) FROM calls").fetchone()[0])
@@ -93,8 +89,8 @@ class RunRecord:
             raise RunStateError(f"there is no run record at {file}; give the folder of a run")
         lock = None if read_only else RunLock.take(file)
         try:
-            with _explained(file, "open"):
-                connection = _connect(file, read_only)
+            with explained(file, "open"):
+                connection = connect(file, read_only)
             return RunRecord(file, connection, lock)
         except RunStateError:
             if lock is not None:
@@ -145,21 +141,21 @@ class RunRecord:
         row = (
             digest, key.purpose, key.epoch, key.problem, key.sample, solver, prompt, encode_completion(completion),
             usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens,
-            completion.cost_usd,
+            completion.cost_usd, key.turn,
         )  # fmt: skip
         with self._guard("write"):
             self._put_prompt(prompt, completion)
             self._db.execute(
                 "INSERT OR IGNORE INTO calls (key, purpose, epoch, problem, sample, solver, prompt, reply,"
-                " prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost_usd)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                " prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost_usd, turn)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 row,
             )
 
     def _put_prompt(self, prompt: bytes, completion: Completion) -> None:
         if prompt in self._recent_prompts:
             return
-        messages = _text(completion.prompt)
+        messages = json_text(completion.prompt)
         self._db.execute("INSERT OR IGNORE INTO prompts (hash, messages) VALUES (?, ?)", (prompt, messages))
         self._recent_prompts[prompt] = None
         if len(self._recent_prompts) > 512:
@@ -168,14 +164,15 @@ class RunRecord:
     def calls(self, purpose: str | None = None) -> Iterator[RecordedCall]:
         """Every recorded reply in the order of arrival, one at a time."""
         with self._guard("read"):
+            turns = "c.turn" if knows_agents(self._db) else "0"
             cursor = self._db.execute(
-                "SELECT c.purpose, c.epoch, c.problem, c.sample, c.solver, c.reply, p.messages FROM calls c"
+                f"SELECT c.purpose, c.epoch, c.problem, c.sample, {turns}, c.solver, c.reply, p.messages FROM calls c"
                 " LEFT JOIN prompts p ON p.hash = c.prompt"
                 " WHERE c.reply IS NOT NULL AND (?1 IS NULL OR c.purpose = ?1) ORDER BY c.id",
                 (purpose,),
             )
-            for found, epoch, problem, sample, solver, reply, messages in cursor:
-                key = CallKey(purpose=found, epoch=epoch, problem=problem, sample=sample)
+            for found, epoch, problem, sample, turn, solver, reply, messages in cursor:
+                key = CallKey(purpose=found, epoch=epoch, problem=problem, sample=sample, turn=turn)
                 yield RecordedCall(key=key, solver=bool(solver), completion=decode_completion(reply, messages))
 
     def spend(self) -> dict[str, Spend]:
@@ -191,12 +188,31 @@ class RunRecord:
             row[0]: Spend(**dict(zip(names, row[1:7], strict=True)), usd=row[7], unpriced_calls=row[8]) for row in rows
         }
 
+    # -- the answers of agents ----------------------------------------------------------------------------------
+
+    def put_answer(self, digest: bytes, problem: str, completion: Completion, calls: Sequence[bytes]) -> None:
+        """Keep an agent's finished answer whole, with the digests of the calls it was made of."""
+        made = json_text([call.hex() for call in calls])
+        row = (digest, problem, json_text(completion.prompt), encode_completion(completion), made)
+        with self._guard("write"):
+            self._db.execute(
+                "INSERT OR IGNORE INTO answers (key, problem, prompt, reply, calls) VALUES (?,?,?,?,?)", row
+            )
+
+    def get_answer(self, digest: bytes) -> tuple[Completion, tuple[bytes, ...]] | None:
+        """The agent's answer kept under the digest with its calls, or None."""
+        with self._guard("read"):
+            row = self._db.execute("SELECT reply, prompt, calls FROM answers WHERE key = ?", (digest,)).fetchone()
+            if row is None:
+                return None
+            return decode_completion(row[0], row[1]), tuple(bytes.fromhex(call) for call in json.loads(row[2]))
+
     # -- state and events ---------------------------------------------------------------------------------------
 
     def put_state(self, name: str, value: Any) -> None:
         """Replace the JSON value kept under `name`."""
         with self._guard("write"):
-            self._db.execute("INSERT OR REPLACE INTO states VALUES (?, ?)", (name, _text(value)))
+            self._db.execute("INSERT OR REPLACE INTO states VALUES (?, ?)", (name, json_text(value)))
 
     def get_state(self, name: str) -> Any:
         """The JSON value kept under `name`, or None."""
@@ -205,7 +221,7 @@ class RunRecord:
             return None if row is None else json.loads(row[0])
 
     def add_event(self, event: Event) -> None:
-        data = _text(dict(event.data), default=str)
+        data = json_text(dict(event.data), default=str)
         with self._guard("write"):
             self._db.execute("INSERT INTO events (time, name, data) VALUES (?, ?, ?)", (event.time, event.name, data))
 
@@ -246,8 +262,17 @@ class RunRecord:
             self._db.execute("DELETE FROM events WHERE instr(data, ?)", (_json_words(text),))
             self._db.execute("DELETE FROM states WHERE instr(json, ?)", (_json_words(text),))
 
+    def _erase_answers(self, problem: str | None, containing: str | None) -> None:
+        """An agent's answer repeats its calls' words, so it is no hit of its own."""
+        if problem is not None:
+            self._db.execute("DELETE FROM answers WHERE problem = ?", (problem,))
+        if containing:
+            words = _json_words(containing)
+            self._db.execute("DELETE FROM answers WHERE instr(prompt, ?) OR instr(reply, ?)", (words, words))
+
     def _erase_calls(self, problem: str | None, containing: str | None) -> int:
         hits = 0
+        self._erase_answers(problem, containing)
         forget = "UPDATE calls SET key = NULL, prompt = NULL, reply = NULL, problem = '' WHERE reply IS NOT NULL AND "
         if problem is not None:
             hits += self._db.execute(forget + "problem = ?", (problem,)).rowcount
@@ -259,137 +284,5 @@ class RunRecord:
         return hits
 
 
-def encode_completion(completion: Completion) -> str:
-    """The reply without its prompt, as compact JSON."""
-    usage = completion.usage
-    data: dict[str, Any] = {
-        "messages": completion.messages,
-        "policy": completion.policy,
-        "model": completion.model,
-        "usage": (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
-        "cost_usd": completion.cost_usd,
-        "finish": completion.finish_reason,
-        "latency_s": completion.latency_s,
-    }
-    if usage.estimated:
-        data["estimated"] = True
-    if not _is_only_content(completion):
-        data["text"] = completion.text
-    if completion.segments:
-        data["segments"] = [(s.token_ids, s.train, s.logps) for s in completion.segments]
-    return _text(data)
-
-
-def decode_completion(reply: str, prompt: str | None) -> Completion:
-    """The inverse of `encode_completion`."""
-    data: Mapping[str, Any] = json.loads(reply)
-    messages = tuple(data["messages"])
-    p, c, cached, reasoning = data["usage"]
-    return Completion(
-        prompt=tuple(json.loads(prompt)) if prompt else (),
-        messages=messages,
-        text=data["text"] if "text" in data else messages[-1]["content"],
-        policy=data["policy"],
-        model=data["model"],
-        usage=Usage(
-            prompt_tokens=p,
-            completion_tokens=c,
-            cached_tokens=cached,
-            reasoning_tokens=reasoning,
-            estimated=data.get("estimated", False),
-        ),
-        cost_usd=data["cost_usd"],
-        finish_reason=data["finish"],
-        latency_s=data["latency_s"],
-        segments=tuple(
-            Segment(token_ids=tuple(ids), train=train, logps=tuple(logps))
-            for ids, train, logps in data.get("segments", ())
-        ),
-    )
-
-
-def plain(value: Any) -> Any:
-    """For `json.dumps(default=...)`: mappings and sequences of other types than dict and list."""
-    return dict(value) if hasattr(value, "keys") else list(value)
-
-
-def _text(value: Any, default: Callable[[Any], Any] = plain) -> str:
-    """JSON that SQLite can keep: readable, but escaped where it holds a lone surrogate."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=default)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":"), default=default)
-    return text
-
-
-def _is_only_content(completion: Completion) -> bool:
-    return bool(completion.messages) and completion.messages[-1].get("content") == completion.text
-
-
 def _json_words(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _connect(file: Path, read_only: bool) -> sqlite3.Connection:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if read_only:
-        connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    else:
-        connection = sqlite3.connect(file, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA busy_timeout = 10000")
-    try:
-        _check_schema(file, connection, read_only)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _check_schema(file: Path, connection: sqlite3.Connection, read_only: bool) -> None:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not tables and not read_only:
-        connection.executescript(
-            f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
-        return
-    if application != APPLICATION_ID:
-        raise RunStateError(f"{file} is an SQLite file, but no run record of tfgrpo; give another run folder")
-    if version > SCHEMA_VERSION:
-        raise RunStateError(
-            f"{file} was written by a newer version of tfgrpo (record format {version}, this one knows "
-            f"{SCHEMA_VERSION}); upgrade tfgrpo, or start a new run"
-        )
-
-
-@contextmanager
-def _explained(file: Path, action: str) -> Iterator[None]:
-    """SQLite's and the system's errors in words that say what is safe and what to do."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise RunStateError(_words(file, action, str(error), getattr(error, "sqlite_errorcode", 0))) from error
-    except OSError as error:
-        raise RunStateError(f"cannot {action} the run record {file}: {error.strerror or error}") from error
-    except (json.JSONDecodeError, KeyError) as error:
-        if action != "read":
-            raise
-        raise RunStateError(
-            f"the run record {file} holds a row that cannot be read ({error}); start a new run"
-        ) from error
-
-
-def _words(file: Path, action: str, text: str, code: int) -> str:
-    primary = code & 0xFF
-    if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return (
-            f"cannot {action} the run record {file}: {text} (is the disk full?). Every reply recorded before is safe; "
-            f"make room and run the same command again, only the calls in flight are asked anew"
-        )
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return f"the run record {file} is damaged: {text}. Restore it from a copy, or start a new run in another folder"
-    return f"cannot {action} the run record {file}: {text}"

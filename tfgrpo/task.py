@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experience_store.types import Layout
+from tfgrpo.agents.base import Agent, Run, as_agent
 from tfgrpo.errors import InputError, unknown_name
 from tfgrpo.late import LateCaller
 from tfgrpo.policy.base import Sampling
@@ -35,7 +36,8 @@ class Task:
     `objective` is one sentence for the critic. `critic` says what kind of experience suits the task's usual model:
     "lessons", or "examples" for tiny ones. `setting` names a model and setting whose base score lies in 0.1..0.9;
     a task without one is `grader_only`. `models` are those that the reward asks; a run binds them to its
-    record and budget.
+    record and budget. `agent` is a coroutine that answers a problem through a recorded chat client; None asks the
+    model once.
     """
 
     name: str
@@ -51,9 +53,15 @@ class Task:
     setting: str = ""
     models: tuple[LateCaller, ...] = ()
     test_samples: int = 1  # samples of each test problem, before and after
+    agent: Agent | Run | None = None
 
     def __post_init__(self) -> None:
         check_disjoint({"learn": self.learn, "gate": self.gate, "test": self.test})
+
+    @property
+    def calls_per_answer(self) -> int:
+        """Calls that one answer costs at most."""
+        return 1 if self.agent is None else as_agent(self.agent).max_calls
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -75,8 +83,13 @@ class Task:
     def fingerprint(self) -> str:
         """A hash of everything that decides what is asked and how it is scored; equal for equal tasks."""
         splits = [[_plain(p) for p in split] for split in (self.learn, self.gate, self.test)]
-        how = [self.reward.name, dataclasses.asdict(self.sampling), self.layout and dataclasses.asdict(self.layout)]
+        how: list[object] = [
+            self.reward.name,
+            dataclasses.asdict(self.sampling),
+            self.layout and dataclasses.asdict(self.layout),
+        ]
         how += [str(self.test_samples), *(model.name for model in self.models)]
+        how += [] if self.agent is None else as_agent(self.agent).fingerprint
         text = json.dumps([self.name, self.objective, self.critic, how, splits], sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -6,7 +6,7 @@ record; nothing is filled in later and no field means "not yet".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,6 +14,9 @@ Message = Mapping[str, Any]
 """One chat message in the OpenAI shape: `{"role": "user", "content": "..."}`, with `tool_calls` where there are any."""
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "unknown"]
+
+AIDS = frozenset({"hint", "draft", "anchor"})
+"""Kinds of origin that bring something about their own problem which the same problem, when served, would not have."""
 
 
 def message_text(message: Message) -> str:
@@ -50,14 +53,24 @@ class Problem:
         return next((message_text(m) for m in reversed(self.messages) if m.get("role") == "user"), "")
 
 
+def as_they_are(messages: Sequence[Message]) -> Sequence[Message]:
+    """The dress of a prompt without experiences: the same messages object."""
+    return messages
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """What one rollout is really asked: the messages, which wording it is, which experiences stand in it."""
+    """What one rollout is really asked: the messages, which wording it is, which experiences stand in it.
+
+    An agent writes messages of its own: it starts from `bare`, and `dress` puts the same experiences into them.
+    """
 
     messages: tuple[Message, ...]
     variant: int = 0  # the sub-group: 0 is the problem's own wording, v > 0 is `problem.variants[v - 1]`
     experiences: tuple[str, ...] = ()  # labels such as "E17@3", in the order in which they stand
     origin: str = ""  # how it differs from the bare problem: "hint/2", "draft", "role/teacher"
+    bare: tuple[Message, ...] = field(default=(), compare=False)  # without experiences; () where `messages` is bare
+    dress: Callable[[Sequence[Message]], Sequence[Message]] = field(default=as_they_are, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,11 +161,22 @@ class Rollout:
     completion: Completion
     score: Score
     experiences: tuple[str, ...] = ()  # labels that stood in the prompt
+    stage: int = 0  # which asking of its group it answers
 
     @property
     def variant(self) -> int:
         """The sub-group of the group: which wording, role or hint level it answers."""
         return self.completion.variant
+
+    @property
+    def kind(self) -> str:
+        """The first part of its origin: "hint" of "hint/2"; "" for the bare problem."""
+        return self.completion.origin.partition("/")[0]
+
+    @property
+    def aided(self) -> bool:
+        """Whether its prompt helped with this very problem, so that it tells nothing about how a served one fares."""
+        return self.kind in AIDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +184,8 @@ class Group:
     """The rollouts of one problem that are compared with each other.
 
     `index` is the group's number in its run, `version` the store version it was sampled under, `missing` how many
-    rollouts were lost to transport failures or to a reward that could not score them.
+    rollouts were lost to transport failures or to a reward that could not score them. `earlier` are answers of
+    earlier stages that left the group: drafts, and failures that were asked again with a hint.
     """
 
     problem: Problem
@@ -168,6 +193,13 @@ class Group:
     index: int = 0
     version: int = 0
     missing: int = 0
+    earlier: tuple[Rollout, ...] = ()
+    asked: int = 0  # answers asked for, of all stages
+
+    @property
+    def unaided(self) -> tuple[Rollout, ...]:
+        """The answers to the problem as it would be served, of all stages: what evidence and curves are made of."""
+        return tuple(r for r in (*self.earlier, *self.rollouts) if not r.aided)
 
     @property
     def mixed(self) -> bool:
