@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfgrpo.samplers import DEFAULT, SamplerFactory, resolve_sampler
-from tfgrpo.samplers.base import LEAST_GROUP, Coverage
+from tfgrpo.samplers.base import LEAST_GROUP, Coverage, Weighing
 from tfgrpo.types import Group, Problem
 
 
@@ -52,6 +52,10 @@ class Curriculum:
         size = min(wanted, usual + self._spare)
         self._spare += usual - size
         return size
+
+    def weight(self, problem: Problem) -> float:
+        """What the advantages of its next group count: 1 but for a sampler that weighs."""
+        return self._sampler.weight(problem) if isinstance(self._sampler, Weighing) else 1.0
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Tell the sampler of a finished step, its groups in the order of their numbers."""

@@ -276,6 +276,15 @@ def test_the_bins_that_are_solved_least_are_asked_more_than_their_share():
     assert sum(rates[i] == 0.0 for i in drawn) > 190
     assert sampler.bins.sizes.tolist() == [4, 0, 8]
     assert np.argmax(sampler.weights()) == 0
+    assert sampler.weight(PROBLEMS[0]) == pytest.approx(10.0)  # exp(5 x 1), capped
+    assert sampler.weight(PROBLEMS[11]) == 1.0
+
+
+def test_only_a_sampler_that_weighs_has_weights_other_than_one():
+    for name in SAMPLERS:
+        curriculum = Curriculum(PROBLEMS, 0, sampler=name)
+        curriculum.observe([group(PROBLEMS[0], [0.0, 0.0])])
+        assert (curriculum.weight(PROBLEMS[1]) == 1.0) == (name != "prompt_gdro")
 
 
 @pytest.mark.parametrize("rule", ["exp3", "square_root"])

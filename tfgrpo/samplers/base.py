@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,15 @@ class Sampler(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
+        ...
+
+
+@runtime_checkable
+class Weighing(Protocol):
+    """A sampler that also says how much a problem's advantages count: the table's column "bin_weight"."""
+
+    def weight(self, problem: Problem) -> float:
+        """What the advantages of its next group are multiplied by."""
         ...
 
 

@@ -87,8 +87,8 @@ class EasyToHard:
         >>> sampler.next(lambda p: 0.0).id
         'easy'
 
-    Source: the curriculum of SARI (easy to hard by the base model's pass rate); only its abstract was read, so the
-    estimate and the update between epochs are ours.
+    Source: the curriculum of SARI (easy to hard by the base model's pass rate). A reconstruction: only its abstract was
+    read, so the estimate and the update between epochs are ours.
     """
 
     def __init__(

@@ -90,7 +90,8 @@ def gdro_scores(scores: ArrayLike, losses: ArrayLike, *, ema: float = 0.1, share
     if shares is not None:
         part = np.asarray(shares, np.float64)
         new = np.where(part > 0, new / np.where(part > 0, part, 1.0), np.nan)
-    return np.where(np.isnan(new), old, (1 - ema) * old + ema * np.nan_to_num(new))
+    moved: Values = (1 - ema) * old + ema * np.nan_to_num(new)
+    return np.where(np.isnan(new), old, moved)
 
 
 def gdro_weights(
@@ -121,7 +122,8 @@ def gdro_probabilities(scores: ArrayLike, *, eta: float = 0.1, gamma: float = 0.
         [0.3262, 0.3418, 0.332]
     """
     weights = gdro_weights(scores, eta=eta, clip=clip, cap=np.inf)
-    return (1 - gamma) * weights / weights.sum() + gamma / len(weights)
+    softmax: Values = weights / weights.sum()
+    return (1 - gamma) * softmax + gamma / len(weights)
 
 
 def square_root_law(deviation: ArrayLike, shares: ArrayLike, mean: float) -> Values:

@@ -84,10 +84,11 @@ class PromptGdro:
         window: rollouts of a problem that its pass rate counts.
         eta, gamma, ema: temperature, uniform share, and weight of the newest step; as in the published runs.
         debias: divide a bin's loss by its share of the step.
+        normalize: bring the mean weight of the bins to 1, as the released code does and the paper does not.
 
     Source: Prompt-GDRO, arXiv 2601.19280, and its code. The source does not draw by q: it multiplies advantages by the
-    bin's weight (`weights()` here, for an arm that has a gradient). Drawing by q is ours, since learning in words has
-    nothing to multiply.
+    bin's weight (`weight(problem)` here, for the advantage `prompt_gdro`). Drawing by q is ours, since learning in
+    words has nothing to multiply.
 
     Example:
         >>> problem = Problem(id="p", messages=({"role": "user", "content": "?"},))
@@ -107,12 +108,14 @@ class PromptGdro:
         gamma: float = 0.01,
         ema: float = 0.4,
         debias: bool = False,
+        normalize: bool = False,
     ) -> None:
         if eta < 0 or not 0 <= gamma <= 1 or not 0 < ema <= 1:
             raise InputError(f"Prompt-GDRO needs eta >= 0, gamma in 0..1, ema in (0, 1]; got {eta}, {gamma}, {ema}")
         self._deck = Deck(problems, seed)
         self.bins = Bins(self._deck, edges, margin, window)
-        self._eta, self._gamma, self._ema, self._debias = eta, gamma, ema, debias
+        self._eta, self._gamma, self._ema = eta, gamma, ema
+        self._debias, self._normalize = debias, normalize
         self._scores = np.zeros(len(self.bins))
         self._order = self._deck.rng.permutation(len(self._deck))
         self._asked = np.zeros(len(self._deck), dtype=np.int64)
@@ -126,9 +129,13 @@ class PromptGdro:
         self._asked[number] += 1
         return self._deck.problems[number]
 
-    def weights(self, *, normalize: bool = False) -> Values:
+    def weights(self) -> Values:
         """What the source multiplies the advantages of each bin by. [B]"""
-        return gdro_weights(self._scores, eta=self._eta, normalize=normalize)
+        return gdro_weights(self._scores, eta=self._eta, normalize=self._normalize)
+
+    def weight(self, problem: Problem) -> float:
+        """The weight of the problem's bin, for the advantage of the same name."""
+        return float(self.weights()[self.bins.of[self._deck.number[problem.id]]])
 
     def size(self, problem: Problem, usual: int) -> int:
         """Always the usual size."""
