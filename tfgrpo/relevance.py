@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-MAX_SHARE_OF_PROBLEMS = 0.3
+MAX_SHARE_OF_PROBLEMS = 0.5
 MIN_SHARE_OF_KEYS = 0.5
 
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
