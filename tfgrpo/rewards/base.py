@@ -17,10 +17,10 @@ import inspect
 import math
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from tfgrpo.errors import InputError, RequestError, RewardError, TfgrpoError, TransportError
 from tfgrpo.types import Completion, Problem, Score
@@ -148,10 +148,21 @@ async def settled(value: T | Awaitable[T]) -> T:
     return await value if inspect.isawaitable(value) else value
 
 
+def scores_alone(reward: Reward) -> bool:
+    """Whether a reward scores each answer by itself, so that a score stays right when the group around it changes."""
+    return bool(getattr(reward, "alone", False))
+
+
+def each_alone(made: Reward) -> Reward:
+    """Says of a `group_reward` that it scores each answer by itself, though it is called for all together."""
+    return replace(made, alone=True) if isinstance(made, _PerGroup) else made
+
+
 @dataclass(frozen=True, kw_only=True)
 class _PerAnswer:
     fn: AnswerFunction
     name: str
+    alone: ClassVar[bool] = True
 
     async def _one(self, problem: Problem, completion: Completion) -> Score | None:
         return to_score(await settled(self.fn(problem, completion)))
@@ -164,6 +175,7 @@ class _PerAnswer:
 class _PerGroup:
     fn: GroupFunction
     name: str
+    alone: bool = False
 
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
         values: Any = await settled(self.fn(problem, completions))
@@ -171,6 +183,8 @@ class _PerGroup:
 
 
 async def _scored(value: Any) -> Score | None:
+    if isinstance(value, RewardError):  # a group function may report the failure of one answer
+        raise value
     return to_score(value)
 
 
@@ -178,6 +192,10 @@ async def _scored(value: Any) -> Score | None:
 class _Weighted:
     parts: Mapping[str, tuple[Reward, float]]
     name: str
+
+    @property
+    def alone(self) -> bool:
+        return all(scores_alone(reward) for reward, _ in self.parts.values())
 
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
         columns = await asyncio.gather(*(score_answers(r, problem, completions) for r, _ in self.parts.values()))

@@ -8,26 +8,16 @@ event loop.
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import json
-import os
 import re
-import subprocess
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from pathlib import Path
 
-from tfgrpo.errors import RewardError
 from tfgrpo.rewards.base import Reward, reward
 from tfgrpo.rewards.simple import verdict
 from tfgrpo.rewards.text import Number, answer_text, boxed, golds, last_number, numbers, plain_number
+from tfgrpo.rewards.worker import Workers
 from tfgrpo.types import Completion, Problem, Score
 
 MAX_EXPRESSION_CHARS = 2_000
-START_TIMEOUT_S = 120.0
 _MARKED = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=)(?:\s*:)?)[*_\s]*(?P<answer>[^\n]+)", re.IGNORECASE)
 _VARIABLE = re.compile(r"\d[a-z]\b|\b[a-z]\s*[-+*^=]|[-+*^=]\s*[a-z]\b")
 _FORMULA = re.compile(r"\$([^$]+)\$")
@@ -122,76 +112,8 @@ async def _compared(gold: str, text: str, timeout_s: float) -> bool | None:
     if not answer or max(len(answer if marked else ""), len(gold)) > MAX_EXPRESSION_CHARS:
         return False
     request = {"gold": gold, "answer": answer[-MAX_EXPRESSION_CHARS:], "boxed": marked}
-    return await asyncio.get_running_loop().run_in_executor(_WORKER.pool(), _WORKER.equal, request, timeout_s)
+    reply = await _WORKERS.ask(request, timeout_s)
+    return None if reply is None else bool(reply["equal"])
 
 
-class _Worker:
-    """One comparing process for this process, started when first needed and restarted after it had to be killed."""
-
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._process: subprocess.Popen[str] | None = None
-
-    def pool(self) -> ThreadPoolExecutor:
-        """One thread, so that one request at a time is with the process."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="math_equal")
-        return self._pool
-
-    def equal(self, request: dict[str, object], timeout_s: float) -> bool | None:
-        """The verdict, or None when it took too long; called in the pool's thread only."""
-        process = self._process or self._start()
-        reply = _exchange(process, json.dumps(request), timeout_s)
-        if reply:
-            return bool(json.loads(reply)["equal"])
-        self.close()
-        return None
-
-    def _start(self) -> subprocess.Popen[str]:
-        folders = os.pathsep.join(p for p in sys.path if p)
-        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH")}
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("math_worker.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env={**kept, "PYTHONPATH": folders, "PYTHONIOENCODING": "utf-8:surrogatepass"},
-        )
-        if self._process is None:
-            atexit.register(self.close)
-        self._process = process
-        if _exchange(process, None, START_TIMEOUT_S) != "ready\n":
-            complaint = self.close()
-            raise RewardError(f"math_equal could not start its comparing process: {complaint[-500:] or 'no reply'}")
-        return process
-
-    def close(self) -> str:
-        """Ends the process and returns what it complained about."""
-        process, self._process = self._process, None
-        if process is None:
-            return ""
-        process.kill()
-        return process.communicate()[1]
-
-
-def _exchange(process: subprocess.Popen[str], line: str | None, timeout_s: float) -> str:
-    """One line to the process and its reply; empty when it died or had to be killed."""
-    stdin, stdout = process.stdin, process.stdout
-    if stdin is None or stdout is None:
-        return ""
-    timer = threading.Timer(timeout_s, process.kill)
-    timer.start()
-    try:
-        if line is not None:
-            stdin.write(line + "\n")
-            stdin.flush()
-        return stdout.readline()
-    except (BrokenPipeError, ValueError):
-        return ""
-    finally:
-        timer.cancel()
-
-
-_WORKER = _Worker()
+_WORKERS = Workers("math_worker.py", purpose="math_equal")

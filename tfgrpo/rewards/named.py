@@ -11,26 +11,51 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfgrpo.errors import InputError, unknown_name
+from tfgrpo.method import Method
 from tfgrpo.rewards.base import Reward, group_reward, reward
+from tfgrpo.rewards.calling import parameters_of, required
 from tfgrpo.rewards.json_schema import json_schema
 from tfgrpo.rewards.judge import judge
 from tfgrpo.rewards.math_equal import math_equal
 from tfgrpo.rewards.simple import contains, exact, numeric, regex
 from tfgrpo.rewards.trl import from_trl, looks_like_trl
+from tfgrpo.rewards.verified import VERIFIED_REWARDS
+from tfgrpo.rewards.verifiers import from_verifiers, looks_like_rubric, looks_like_verifiers
+from tfgrpo.rewards.verl import from_verl, looks_like_verl
 from tfgrpo.user_code import load_object
 
-REWARDS: dict[str, Callable[..., Reward]] = {
-    "exact": exact,
-    "contains": contains,
-    "numeric": numeric,
-    "math_equal": math_equal,
-    "regex": regex,
-    "json_schema": json_schema,
-    "judge": judge,
-}
+REWARDS: dict[str, Method[Callable[..., Reward]]] = {
+    "exact": Method(
+        make=exact, formula="1[normal(answer) = normal(reference)]", source="arXiv 1606.05250", confidence="ours",
+        note="exact match of reading comprehension, with our normal form",
+    ),
+    "contains": Method(
+        make=contains, formula="1[the reference stands in the answer as whole words]", source="ours", confidence="ours"
+    ),
+    "numeric": Method(
+        make=numeric, formula="1[|last number - reference| <= tolerance]", source="arXiv 2110.14168", confidence="ours",
+        note="the last number of an answer is read as its result, as for grade-school word problems",
+    ),
+    "math_equal": Method(
+        make=math_equal, formula="1[the final answer equals the reference as an expression]",
+        source="arXiv 2103.03874", confidence="ours", note="compared by math-verify in a process that can be killed",
+    ),
+    "regex": Method(make=regex, formula="1[the pattern matches]", source="ours", confidence="ours"),
+    "json_schema": Method(
+        make=json_schema, formula="1[the first JSON object fits the schema]", source="ours", confidence="ours"
+    ),
+    "judge": Method(
+        make=judge, formula="a model's grade by a rubric / top", source="arXiv 2306.05685", confidence="ours",
+        note="a verdict that stays unreadable is missing, never 0",
+    ),
+    **VERIFIED_REWARDS,
+}  # fmt: skip
 
 _PLAIN = (str, int, float, list, tuple, dict)
-ACCEPTED = "fn(problem, completion), fn(problem, completions), or TRL's fn(prompts, completions, **columns)"
+ACCEPTED = (
+    "fn(problem, completion) or fn(problem, completions), TRL's fn(completions, **columns), verl's "
+    "fn(data_source, solution_str, ground_truth, extra_info), or verifiers' fn(completion, answer, ...) or rubric"
+)
 
 
 def resolve_reward(spec: str, **options: Any) -> Reward:
@@ -51,7 +76,7 @@ def resolve_reward(spec: str, **options: Any) -> Reward:
         return as_reward(load_object(spec, kind="reward"), spec)
     if spec not in REWARDS:
         raise unknown_name("reward", spec, [*REWARDS, "module:function"])
-    factory = REWARDS[spec]
+    factory = REWARDS[spec].make
     parameters = inspect.signature(factory).parameters
     for name in options:
         if name not in parameters:
@@ -75,20 +100,27 @@ def _short(option: Any) -> str:
 
 
 def as_reward(found: Any, spec: str = "reward") -> Reward:
-    """A user's object as a reward: one already, or a function recognised by its parameters."""
+    """A user's object as a reward: one already, a rubric, or a function recognised by its parameters."""
+    if looks_like_rubric(found):
+        return from_verifiers(found)
     if not callable(found):
         raise InputError(f"reward {spec!r}: expected a function, {ACCEPTED}; got {found!r}")
     if isinstance(found, Reward):
         return found
-    parameters = list(inspect.signature(found).parameters.values())
-    if looks_like_trl(found):
-        return from_trl(found)
-    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    adapter = next((adapt for looks, adapt in _FOREIGN if looks(found)), None)
+    if adapter is not None:
+        return adapter(found)
+    names, needed = parameters_of(found), required(found)
     if len(needed) == 2:
-        return group_reward(found) if _takes_a_group(found, needed[1]) else reward(found)
-    raise InputError(
-        f"reward {spec!r}: expected {ACCEPTED}; got the parameters ({', '.join(p.name for p in parameters)})"
-    )
+        return group_reward(found) if _takes_a_group(found, names[needed[1]]) else reward(found)
+    raise InputError(f"reward {spec!r}: expected {ACCEPTED}; got the parameters ({', '.join(names)})")
+
+
+_FOREIGN: tuple[tuple[Callable[[Any], bool], Callable[[Any], Reward]], ...] = (
+    (looks_like_verl, from_verl),
+    (looks_like_trl, from_trl),
+    (looks_like_verifiers, from_verifiers),
+)
 
 
 def _takes_a_group(fn: Callable[..., Any], parameter: inspect.Parameter) -> bool:

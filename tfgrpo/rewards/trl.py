@@ -2,36 +2,50 @@
 
 The call that TRL makes: `fn(prompts=, completions=, completion_ids=, <columns>, trainer_state=, log_extra=,
 log_metric=)`, all keywords, one list entry per answer; it returns a list of numbers, or None where not applicable.
-Completions are conversational: `[{"role": "assistant", "content": ...}]`.
+Completions are conversational, `[{"role": "assistant", "content": ...}]`, or plain texts for a function that says so:
+`completions: list[str]`.
+
+What differs from a trainer: one call sees exactly the answers to one problem, `log_extra` values become words for the
+critic, and `log_metric` values become events of the run. Reward models (a module or its name) are not taken.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from tfgrpo.errors import RewardError
 from tfgrpo.rewards.base import Outcome, Reward, function_name, outcomes, settled, to_score
-from tfgrpo.types import Completion, Message, Problem, Score
+from tfgrpo.rewards.calling import (
+    TrainerState,
+    accepted,
+    asked,
+    log_metric,
+    note,
+    parameters_of,
+    produced,
+    repeated,
+    trainer_state,
+)
+from tfgrpo.types import Completion, Problem, Score
 
-REFERENCE_COLUMNS = ("answer", "solution", "ground_truth", "target", "label")
+__all__ = ["REFERENCE_COLUMNS", "TrainerState", "from_trl", "looks_like_trl"]
+
+REFERENCE_COLUMNS = ("answer", "answers", "solution", "ground_truth", "target", "label")
 """Columns under which TRL functions look for the reference; those a problem's meta lacks are filled with its answer."""
 
-
-@dataclass(frozen=True)
-class TrainerState:
-    """What a function may read of a trainer, outside of training."""
-
-    global_step: int = 0
-    epoch: float = 0.0
-    max_steps: int = 0
+_OTHERS = {"problem", "states", "infos", "tasks", "solution_strs"}
+_TEXTS = ("list[str]", "List[str]", "Sequence[str]")
 
 
-def from_trl(fn: Callable[..., Any], name: str | None = None) -> Reward:
+def from_trl(fn: Callable[..., Any], name: str | None = None, *, conversational: bool | None = None) -> Reward:
     """An unmodified TRL reward function, sync or async, as a reward.
+
+    Args:
+        conversational: False gives prompts and completions as plain texts, as TRL does for a data set whose prompts
+            are texts. None looks at the annotation of `completions`.
 
     Example:
         >>> def accuracy(completions, solution, **kwargs):
@@ -39,62 +53,65 @@ def from_trl(fn: Callable[..., Any], name: str | None = None) -> Reward:
         >>> from_trl(accuracy).name
         'accuracy'
     """
-    return _Trl(fn=fn, name=name or function_name(fn))
+    if conversational is None:
+        conversational = not _wants_texts(fn)
+    return _Trl(fn=fn, name=name or function_name(fn), conversational=conversational)
 
 
 def looks_like_trl(fn: Callable[..., Any]) -> bool:
-    """Whether the signature is TRL's: `completions`, and no `problem`."""
-    names = inspect.signature(fn).parameters
-    return "completions" in names and "problem" not in names
+    """Whether the signature is TRL's: `completions`, and nothing that only other libraries have."""
+    names = parameters_of(fn)
+    return "completions" in names and not _OTHERS & names.keys()
+
+
+def _wants_texts(fn: Callable[..., Any]) -> bool:
+    parameter = parameters_of(fn).get("completions")
+    annotation = getattr(parameter, "annotation", "")
+    return (annotation if isinstance(annotation, str) else str(annotation)).removeprefix("typing.") in _TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Trl:
     fn: Callable[..., Any]
     name: str
+    conversational: bool
 
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
-        values = await settled(self.fn(**self._arguments(problem, completions)))
-        return await outcomes([_scored(v) for v in values], problem, self.name)
+        extra: dict[str, list[Any]] = {}
+        values = await settled(self.fn(**self._arguments(problem, completions, extra)))
+        made = await outcomes([_scored(v) for v in values], problem, self.name)
+        return [_noted(outcome, extra, k, len(made)) for k, outcome in enumerate(made)]
 
-    def _arguments(self, problem: Problem, completions: Sequence[Completion]) -> dict[str, Any]:
+    def _arguments(
+        self, problem: Problem, completions: Sequence[Completion], extra: dict[str, list[Any]]
+    ) -> dict[str, Any]:
         size = len(completions)
-        offered: dict[str, Any] = {key: [problem.answer] * size for key in REFERENCE_COLUMNS}
-        offered |= {key: [value] * size for key, value in problem.meta.items()}
-        offered |= {
-            "prompts": [[dict(m) for m in problem.messages] for _ in completions],
-            "completions": [_produced(c) for c in completions],
+        spare = repeated({**dict.fromkeys(REFERENCE_COLUMNS, problem.answer), "id": problem.id}, size)
+        plain = not self.conversational
+        offered = {
+            **repeated(problem.meta, size),
+            "prompts": [problem.question if plain else asked(problem, c) for c in completions],
+            "completions": [c.text if plain else produced(c) for c in completions],
             "completion_ids": [[t for s in c.segments if s.train for t in s.token_ids] for c in completions],
-            "trainer_state": TrainerState(),
-            "log_metric": _ignore,
-            "log_extra": _ignore,
+            "trainer_state": trainer_state(),
+            "log_metric": partial(log_metric, self.name, problem),
+            "log_extra": partial(_collect, extra),
         }
-        return self._accepted(offered, problem)
-
-    def _accepted(self, offered: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
-        parameters = inspect.signature(self.fn).parameters
-        lacking = [
-            p.name
-            for p in parameters.values()
-            if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in offered
-        ]
-        if lacking:
-            raise RewardError(
-                f"reward {self.name!r} asks for the columns {', '.join(lacking)}, which problem {problem.id!r} does "
-                f"not have; it has {', '.join(['answer', *problem.meta])}"
-            )
-        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return {key: value for key, value in offered.items() if takes_all or key in parameters}
+        return accepted(self.fn, offered, spare, self.name, problem)
 
 
-def _produced(completion: Completion) -> list[Message]:
-    return [dict(m) for m in completion.messages] or [{"role": "assistant", "content": completion.text}]
+def _collect(extra: dict[str, list[Any]], column: str, values: Sequence[Any]) -> None:
+    extra.setdefault(str(column), []).extend(values)
+
+
+def _noted(outcome: Outcome, extra: dict[str, list[Any]], k: int, size: int) -> Outcome:
+    """The score with what the function logged about this answer; columns of another length belong to no answer."""
+    if not isinstance(outcome, Score):
+        return outcome
+    lines = [note(column, values[k]) for column, values in extra.items() if len(values) == size]
+    return replace(outcome, feedback="\n".join([*filter(None, [outcome.feedback]), *lines])) if lines else outcome
 
 
 async def _scored(value: Any) -> Score | None:
     not_applicable = isinstance(value, float) and math.isnan(value)  # TRL writes a missing reward as NaN
     return None if not_applicable else to_score(value)
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    return None
