@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experience_store import Layout, Snapshot, Version
-from tfgrpo.advantage import ADVANTAGES
+from tfgrpo.advantage import resolve_advantage
 from tfgrpo.budget import Hold
 from tfgrpo.caller import Solver
 from tfgrpo.collect import Collector
@@ -107,7 +107,7 @@ class Practice:
             ),
             curriculum=Curriculum(self.task.learn, self.seed),
             grouping=repeat(self.group_size),
-            advantage=ADVANTAGES["grpo"],
+            advantage=resolve_advantage("grpo"),
             schedule=self.schedule,
             events=self.events,
         )
