@@ -14,6 +14,7 @@ from tfgrpo.errors import InputError, unknown_name
 from tfgrpo.method import Method
 from tfgrpo.rewards.base import Reward, group_reward, reward
 from tfgrpo.rewards.calling import parameters_of, required
+from tfgrpo.rewards.group_level import GROUP_REWARDS
 from tfgrpo.rewards.json_schema import json_schema
 from tfgrpo.rewards.judge import judge
 from tfgrpo.rewards.math_equal import math_equal
@@ -49,7 +50,11 @@ REWARDS: dict[str, Method[Callable[..., Reward]]] = {
         note="a verdict that stays unreadable is missing, never 0",
     ),
     **VERIFIED_REWARDS,
+    **GROUP_REWARDS,
 }  # fmt: skip
+
+INNER = ("with_", "alone", "diverse", "scorer")
+"""Options that are rewards themselves."""
 
 _PLAIN = (str, int, float, list, tuple, dict)
 ACCEPTED = (
@@ -84,7 +89,12 @@ def resolve_reward(spec: str, **options: Any) -> Reward:
     lacking = [n for n, p in parameters.items() if p.default is p.empty and n not in options]
     if lacking:
         raise InputError(f"reward {spec!r} needs {', '.join(lacking)}: resolve_reward({spec!r}, {lacking[0]}=...)")
-    return _labelled(factory(**options), spec, options)
+    return _labelled(factory(**{name: _inner(name, option) for name, option in options.items()}), spec, options)
+
+
+def _inner(name: str, option: Any) -> Any:
+    """A reward that another one is made with may be given by name, too."""
+    return resolve_reward(option) if name in INNER and isinstance(option, str) else option
 
 
 def _labelled(made: Reward, spec: str, options: Mapping[str, Any]) -> Reward:
