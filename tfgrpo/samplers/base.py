@@ -79,8 +79,8 @@ class Deck:
         return len(self.problems)
 
     def known(self, groups: Iterable[Group]) -> list[tuple[int, Group]]:
-        """The groups that have an answer and whose problem is one of ours, with its number."""
-        return [(self.number[g.problem.id], g) for g in groups if g.rollouts and g.problem.id in self.number]
+        """The groups that have an answer to the problem as it is served, and whose problem is ours, with its number."""
+        return [(self.number[g.problem.id], g) for g in groups if g.unaided and g.problem.id in self.number]
 
     def state(self) -> dict[str, Any]:
         """The generator's state and the number of problems."""
@@ -111,9 +111,9 @@ class History:
         self._solved: list[deque[bool]] = [deque(maxlen=window) for _ in range(size)]
 
     def add(self, number: int, group: Group) -> None:
-        """Take in a group of the problem with that number."""
-        self._rewards[number].extend(r.score.value for r in group.rollouts)
-        self._solved[number].extend(r.score.success for r in group.rollouts)
+        """Take in a group of the problem with that number; answers that were helped with a hint say nothing of it."""
+        self._rewards[number].extend(r.score.value for r in group.unaided)
+        self._solved[number].extend(r.score.success for r in group.unaided)
 
     @property
     def counts(self) -> Labels:

@@ -252,7 +252,7 @@ class RolloutGdro:
         self._chosen = self._lawful() if self._rule == "square_root" else self._jointly()
 
     def _learn(self, known: Sequence[tuple[int, Group]]) -> None:
-        asked = [len(g.rollouts) + g.missing for _, g in known]
+        asked = [g.asked or len(g.rollouts) + g.missing for _, g in known]
         brought, shares = self.bins.means(known, [float(_differ(g)) for _, g in known])
         spent, _ = self.bins.means(known, [float(n) for n in asked])
         losses, chances = arm_losses(brought, spent, self.price), self._chances()
@@ -295,10 +295,10 @@ class RolloutGdro:
 
 
 def _mean_reward(group: Group) -> float:
-    rewards = [min(1.0, max(0.0, r.score.value)) for r in group.rollouts]
+    rewards = [min(1.0, max(0.0, r.score.value)) for r in group.unaided]
     return sum(rewards) / len(rewards)
 
 
 def _differ(group: Group) -> bool:
     """Whether the rewards of a group are not all equal, so that its answers can be compared."""
-    return len({r.score.value for r in group.rollouts}) > 1
+    return len({r.score.value for r in group.unaided}) > 1

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from tfgrpo.errors import InputError, unknown_name
+from tfgrpo.rewards.diversity import distinct_n, self_bleu
 from tfgrpo.samplers.base import Coverage, Deck, History, Values
-from tfgrpo.samplers.diversity import DIVERSITIES
 from tfgrpo.samplers.formulas import shares_of, vps
 from tfgrpo.types import Group, Problem
 
+ORDERS = (1, 2, 3)
 Diversity: TypeAlias = Literal["self_bleu", "distinct"]
 MOST_VARIANCE, MOST_DIVERSITY = 0.25, 1.0
 """What a problem is taken for that was never asked: as promising as one can be."""
+
+
+def unlike(texts: Sequence[str]) -> float:
+    """One less the mean self-BLEU of the texts: 0 for equal ones, 1 for texts that share no word; 0 for a single one.
+
+    Self-BLEU itself is high for answers that are alike, so it must be turned round before it may stand for diversity.
+    The mean is over BLEU-1, -2 and -3, since answers of three words rarely share a run of three.
+
+    Example:
+        >>> unlike(["the cat sat", "the cat sat"]), unlike(["the cat sat", "a dog ran"])
+        (0.0, 1.0)
+    """
+    known = [score for order in ORDERS for score in self_bleu(texts, order=order) if score is not None]
+    return 1.0 - math.fsum(known) / len(known) if known else 0.0
+
+
+DIVERSITIES: dict[str, Callable[[Sequence[str]], float]] = {"self_bleu": unlike, "distinct": distinct_n}
 
 
 class VarianceAware:
@@ -85,7 +104,7 @@ class VarianceAware:
         """Score again the problems that came back."""
         for number, group in self._deck.known(groups):
             self._history.add(number, group)
-            self._diversity[number] = self._measure([r.completion.text for r in group.rollouts])
+            self._diversity[number] = self._measure([r.completion.text for r in group.unaided])
 
     def state(self) -> dict[str, Any]:
         """What is known of the problems, how many were drawn, and the generator."""
