@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfgrpo.errors import InputError
-from tfgrpo.problems import load_problems
-from tfgrpo.types import Problem
 
 
 def hub_file(repo: str, revision: str, name: str) -> Path:
@@ -37,14 +33,6 @@ def hub_rows(repo: str, config: str, revision: str, split: str) -> Iterable[Mapp
     except (OSError, ValueError) as error:
         raise _unreachable(repo, error) from error
     return rows
-
-
-def problems_of(rows: Iterable[Mapping[str, Any]]) -> tuple[Problem, ...]:
-    """Rows as problems, read the same way as a user's file of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.jsonl"
-        path.write_text("\n".join(json.dumps(dict(row)) for row in rows), encoding="utf-8")
-        return load_problems(path)
 
 
 def _missing(package: str, repo: str) -> InputError:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from tasks._hub import hub_rows, problems_of
+from tasks._hub import hub_rows
 from tfgrpo.policy.base import Sampling
-from tfgrpo.problems import load_problems
+from tfgrpo.problems import load_problems, problems_from
 from tfgrpo.rewards.math_equal import math_equal
 from tfgrpo.task import Task, split_problems
 from tfgrpo.types import Problem
@@ -29,10 +29,10 @@ def task(
 
     Without `test_data` the test problems are dealt from `data`. `limit` and `test_limit` shorten the two files.
     """
-    source = load_problems(data) if data else problems_of(hub_rows(REPO, CONFIG, REVISION, "train"))
+    source = load_problems(data) if data else problems_from(hub_rows(REPO, CONFIG, REVISION, "train"))
     held = load_problems(test_data) if test_data else ()
     if not data and not test_data:
-        held = problems_of(hub_rows(REPO, CONFIG, REVISION, "test"))
+        held = problems_from(hub_rows(REPO, CONFIG, REVISION, "test"))
     learn, gate, test = split_problems(source[:limit], seed=seed, gate=0.2, test=0.0 if held else 0.3)
 
     def asked(split: tuple[Problem, ...]) -> tuple[Problem, ...]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from experience_store.embed import Embedder, cosine, default_embedder, resolve_embedder
 from tfgrpo.errors import InputError, RewardError, missing_extra, unknown_name
-from tfgrpo.rewards.base import Outcome, Reward, group_reward, score_answers
+from tfgrpo.rewards.base import Outcome, Reward, each_alone, group_reward, score_answers
 from tfgrpo.rewards.sql_text import find_sql, ngram_overlap, orders_rows, sql_as_words, tokens
 from tfgrpo.rewards.text import answer_text, golds
 from tfgrpo.rewards.worker import Workers
@@ -62,7 +62,7 @@ def sql_execution(
             Score(value=float(run.equal), parts={"execution": float(run.equal)}, feedback=run.words) for run in runs
         ]
 
-    return group_reward(scores, name="sql_execution")
+    return each_alone(group_reward(scores, name="sql_execution"))
 
 
 def sql_partial(
@@ -104,7 +104,7 @@ def sql_partial(
             )
         )
 
-    return group_reward(scores, name="sql_partial")
+    return each_alone(group_reward(scores, name="sql_partial"))
 
 
 def sql_contrastive(
@@ -149,7 +149,7 @@ def sql_contrastive(
             made.append(Score(value=value, parts=parts, feedback=run.words, solved=run.equal))
         return made
 
-    return group_reward(scores, name="sql_contrastive")
+    return each_alone(group_reward(scores, name="sql_contrastive"))
 
 
 # ------------------------------------------------------------------------------------------------------- formulas

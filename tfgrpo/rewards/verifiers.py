@@ -96,6 +96,11 @@ class _Verifiers:
     name: str
     solved_at: float
 
+    @property
+    def alone(self) -> bool:
+        """Whether it scores each answer by itself."""
+        return not any(function.sees_all for function in self.functions)
+
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
         states = [_state(problem, c) for c in completions]
         columns = [await self._column(function, problem, states) for function in self.functions]  # in order: they

@@ -51,9 +51,14 @@ class _Verl:
     name: str
     kwargs: Mapping[str, Any]
 
+    @property
+    def alone(self) -> bool:
+        """Whether it scores each answer by itself."""
+        return "solution_strs" not in parameters_of(self.fn)
+
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
         rows = [_row(problem, c) for c in completions]
-        if "solution_strs" in parameters_of(self.fn):
+        if not self.alone:
             batch = {f"{key}s": [row[key] for row in rows] for key in rows[0] if key != "extra_info"}
             values = await self._call(problem, {**batch, "extra_infos": [row["extra_info"] for row in rows]})
             return await outcomes([_scored(v) for v in values], problem, self.name)
