@@ -51,7 +51,7 @@ def trainer_state() -> TrainerState:
 
 @contextmanager
 def metrics_to(emit: Emit) -> Iterator[None]:
-    """Within the block, logged metrics are emitted: `emit("reward_metric", reward=, problem=, name=, value=)`.
+    """Within the block, logged metrics are emitted: `emit("reward_metric", reward=, problem=, metric=, value=)`.
 
     Example:
         >>> with metrics_to(EventLog().emit):  # doctest: +SKIP
@@ -68,7 +68,7 @@ def log_metric(reward: str, problem: Problem, name: str, value: float) -> None:
     """One number that a reward function logs for the whole call; nobody listens outside of `metrics_to`."""
     emit = _EMIT.get()
     if emit is not None:
-        emit("reward_metric", reward=reward, problem=problem.id, name=str(name), value=float(value))
+        emit("reward_metric", reward=reward, problem=problem.id, metric=str(name), value=float(value))
 
 
 def note(name: str, value: Any) -> str:

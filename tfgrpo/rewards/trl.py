@@ -36,6 +36,7 @@ __all__ = ["REFERENCE_COLUMNS", "TrainerState", "from_trl", "looks_like_trl"]
 REFERENCE_COLUMNS = ("answer", "answers", "solution", "ground_truth", "target", "label")
 """Columns under which TRL functions look for the reference; those a problem's meta lacks are filled with its answer."""
 
+_OWN = {"completions", "completion_ids"}
 _OTHERS = {"problem", "states", "infos", "tasks", "solution_strs"}
 _TEXTS = ("list[str]", "List[str]", "Sequence[str]")
 
@@ -59,9 +60,9 @@ def from_trl(fn: Callable[..., Any], name: str | None = None, *, conversational:
 
 
 def looks_like_trl(fn: Callable[..., Any]) -> bool:
-    """Whether the signature is TRL's: `completions`, and nothing that only other libraries have."""
-    names = parameters_of(fn)
-    return "completions" in names and not _OTHERS & names.keys()
+    """Whether the signature is TRL's: what it gives in lists, and nothing that only other libraries have."""
+    names = parameters_of(fn).keys()
+    return bool(_OWN & names) and not _OTHERS & names
 
 
 def _wants_texts(fn: Callable[..., Any]) -> bool:
