@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 MAX_SHARE_OF_PROBLEMS = 0.5
+"""A key stands in fewer problems than this share: in at least as many it says nothing of the subject."""
 MIN_SHARE_OF_KEYS = 0.5
 
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
@@ -47,7 +48,7 @@ class Relevance:
         """The distinctive words of a text with their weights, in nats; empty for general advice."""
         limit = MAX_SHARE_OF_PROBLEMS * self._count
         found = {word: self._in_problems[word] for word in words(text)}
-        return {word: math.log(self._count / n) for word, n in sorted(found.items()) if 1 < n <= limit}
+        return {word: math.log(self._count / n) for word, n in sorted(found.items()) if 1 < n < limit}
 
 
 def applies(keys: Mapping[str, float], problem_words: frozenset[str]) -> bool:
