@@ -20,6 +20,7 @@ from typing import TypeAlias
 from tfgrpo.errors import InputError
 from tfgrpo.rewards.base import Outcome, Reward, score_answers
 from tfgrpo.rewards.similarity import Similarity, resolve_similarity, words
+from tfgrpo.rewards.text import answer_text
 from tfgrpo.types import Completion, Problem, Score
 
 References: TypeAlias = list[list[int]]
@@ -107,7 +108,8 @@ def ps_grpo(
     one wording there is nothing to compare: the part is missing and the value is that of `with_`. Where `with_` does
     not apply, neither does the whole.
 
-    Normalise per wording (the advantage preset `ps_grpo`): the paper compares rollouts of the same wording.
+    Normalise per wording, `resolve_advantage("grpo", by="variant")`: the paper compares rollouts of the same wording.
+    An echo of the question is no part of an answer.
 
     Args:
         with_: accuracy or grounding.
@@ -161,7 +163,7 @@ class _GroupSimilarity:
             per_wording=self.per_wording,
             seed=problem.id,
         )
-        texts = [c.text for c in completions]
+        texts = [answer_text(problem, c) for c in completions]
         wanted = [(i, m) for i, wordings in enumerate(compared) for members in wordings for m in members]
         values = await self.similarity(problem, [(texts[i], texts[m]) for i, m in wanted])
         known = dict(zip(wanted, values, strict=True))
@@ -249,7 +251,7 @@ class _Information:
     name: str
 
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
-        entropies = [word_entropy(c.text, first=self.first) for c in completions]
+        entropies = [word_entropy(answer_text(problem, c), first=self.first) for c in completions]
         usable = [c.finish_reason != "length" for c in completions]
         low, widest = min(entropies), max(entropies) - min(entropies)
         stable = stability(entropies, [c.variant for c in completions], usable)
