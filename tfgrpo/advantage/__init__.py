@@ -57,10 +57,11 @@ from tfgrpo.advantage.shapers import (
     value_anchor,
     weighted,
 )
-from tfgrpo.advantage.table import Scope, Table
+from tfgrpo.advantage.table import ALWAYS, Scope, Table
 
 __all__ = [
     "ADVANTAGES",
+    "ALWAYS",
     "FILTERS",
     "REFUSALS",
     "Advantage",

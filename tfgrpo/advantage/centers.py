@@ -32,7 +32,7 @@ def center(by: Scope = "group") -> Tagged:
 
     def run(table: Table) -> Table:
         values, sets = table.advantage, table.sets(by)
-        return table.with_advantage(values - sets.spread(segments.mean(values, sets, table.used(values))))
+        return table.with_advantage(sets.minus(values, segments.mean(values, sets, table.used(values))))
 
     return tagged(f"center({by!r})", run, "changes advantages")
 
@@ -49,10 +49,11 @@ def leave_one_out(by: Scope = "group") -> Tagged:
         values, sets = table.advantage, table.sets(by)
         used = table.used(values)
         rows = segments.count(sets, used)
-        factor = sets.spread(segments.ratio(rows, rows - 1))
-        if used is not None:
-            factor = np.where(used, factor, 1.0)  # a row outside the statistics is in no mean that it could leave
-        return table.with_advantage((values - sets.spread(segments.mean(values, sets, used))) * factor)
+        off, factor = sets.minus(values, segments.mean(values, sets, used)), segments.ratio(rows, rows - 1)
+        if used is None:
+            return table.with_advantage(sets.times(off, factor, into=off))
+        # A row outside the statistics is in no mean that it could leave.
+        return table.with_advantage(np.where(used, sets.times(off, factor), off))
 
     return tagged(f"leave_one_out({by!r})", run, "changes advantages")
 
@@ -70,7 +71,7 @@ def center_median(by: Scope = "group") -> Tagged:
 
     def run(table: Table) -> Table:
         values, sets = table.advantage, table.sets(by)
-        return table.with_advantage(values - sets.spread(segments.lower_median(values, sets, table.used(values))))
+        return table.with_advantage(sets.minus(values, segments.lower_median(values, sets, table.used(values))))
 
     return tagged(f"center_median({by!r})", run, "changes advantages")
 
@@ -89,7 +90,7 @@ def center_log_mean_exp(by: Scope = "group", *, tau: float = 1.0) -> Tagged:
     def run(table: Table) -> Table:
         values, sets = table.advantage, table.sets(by)
         baseline = tau * segments.log_mean_exp(values / tau, sets, table.used(values))
-        return table.with_advantage(values - sets.spread(baseline))
+        return table.with_advantage(sets.minus(values, baseline))
 
     return tagged(f"center_log_mean_exp({by!r})", run, "changes advantages")
 
@@ -128,7 +129,7 @@ def scale(by: Scope = "group", *, ddof: int = 1, eps: float = 1e-6) -> Tagged:
     def run(table: Table) -> Table:
         sets = table.sets(by)
         deviation = segments.deviation(table.reward, sets, table.used(table.reward), ddof=ddof)
-        return table.with_advantage(table.advantage * sets.spread(one_over(deviation, eps)))
+        return table.with_advantage(sets.times(table.advantage, one_over(deviation, eps)))
 
     return tagged(f"scale({by!r})", run, "changes advantages")
 
@@ -158,7 +159,7 @@ def scale_mad(by: Scope = "group", *, eps: float = 1e-3, guard: bool = True) -> 
                 f"the median distance is 0 in {int((flat & (spread > 0)).sum())} groups where one reward holds the "
                 f"majority, as 0/1 rewards do; use guard=True, or graded rewards"
             )
-        return table.with_advantage(values * sets.spread(one_over(np.where(flat, spread, distance), eps)))
+        return table.with_advantage(sets.times(values, one_over(np.where(flat, spread, distance), eps)))
 
     return tagged(f"scale_mad({by!r})", run, "changes advantages")
 
@@ -184,7 +185,7 @@ def scale_mean(by: Scope = "group") -> Tagged:
             )
         sets = table.sets(by)
         mean = segments.mean(table.reward, sets, table.used(table.reward))
-        return table.with_advantage(table.advantage * sets.spread(one_over(np.nan_to_num(mean), 0.0)))
+        return table.with_advantage(sets.times(table.advantage, one_over(np.nan_to_num(mean), 0.0)))
 
     return tagged(f"scale_mean({by!r})", run, "changes advantages")
 
@@ -206,8 +207,8 @@ def whiten(*, ddof: int = 1, eps: float = 1e-6, only_several_parts: bool = False
         values, sets = table.advantage, table.sets("batch")
         used = table.used(values, table.in_stats & table.in_loss)
         deviation = segments.deviation(values, sets, used, ddof=ddof)
-        middle = segments.mean(values, sets, used)
-        return table.with_advantage((values - sets.spread(middle)) * sets.spread(one_over(deviation, eps)))
+        off = sets.minus(values, segments.mean(values, sets, used))
+        return table.with_advantage(sets.times(off, one_over(deviation, eps), into=off))
 
     return tagged("whiten()", run, "changes advantages")
 
@@ -243,10 +244,10 @@ def virtual_best(
         used = table.used(values)
         rows = segments.count(sets, used) + copies
         middle = (segments.total(values, sets, used) + copies * best) / rows
-        off = values - sets.spread(middle)
-        squares = segments.total(off * off, sets, used) + copies * (best - middle) ** 2
+        off = sets.minus(values, middle)
+        squares = segments.squares(off, sets, used) + copies * (best - middle) ** 2
         deviation = segments.root(squares, middle, rows, ddof)
-        return table.with_advantage(off * sets.spread(one_over(deviation, eps)))
+        return table.with_advantage(sets.times(off, one_over(deviation, eps), into=off))
 
     return tagged(f"virtual_best({by!r})", run, "changes advantages", "teaches all-wrong groups")
 

@@ -39,7 +39,7 @@ Tag: TypeAlias = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Tagged:
-    """A step with what is to be known of it: `needs` names the extra columns that it reads."""
+    """A step with what is to be known of it; `needs` as in `Advantage`."""
 
     name: str
     run: Step
@@ -119,7 +119,7 @@ class Advantage:
     """Steps one after the other, from scored rollouts to how much better each was than its siblings.
 
     Called with a table it returns the advantages [N], 0 for rows without one or not in the loss; `columns` returns the
-    table after the last step, for its `in_loss` and `weight`. `needs` names the extra columns that it reads.
+    table after the last step, for its `in_loss` and `weight`.
     """
 
     steps: tuple[Step, ...]
@@ -138,7 +138,10 @@ class Advantage:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Extra columns that the steps read, so that a run can refuse before it spends anything."""
+        """What the steps read beyond the columns of every table, so that a run can refuse before it spends anything.
+
+        Names of parts or extras, "parts" for any, "weight/*" for one beside each. `Table.of` gives those in ALWAYS.
+        """
         return frozenset().union(*(s.needs for s in self.steps if isinstance(s, Tagged)))
 
 

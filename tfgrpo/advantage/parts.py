@@ -35,7 +35,7 @@ def sum_parts(weights: Weights | None = None) -> Tagged:
         chosen = _weighed(table, weights, "sum_parts")
         return table.with_reward(_total([w * table.parts[name] for name, w in chosen.items()]))
 
-    return tagged("sum_parts()", run, "begins from parts", "shapes rewards")
+    return tagged("sum_parts()", run, "begins from parts", "shapes rewards", needs=_names(weights))
 
 
 def decoupled(weights: Weights | None = None, by: Scope = "group", *, ddof: int = 1, eps: float = 1e-6) -> Tagged:
@@ -59,16 +59,16 @@ def decoupled(weights: Weights | None = None, by: Scope = "group", *, ddof: int 
         scores = [w * _standardised(table, table.parts[name], by, ddof, eps) for name, w in chosen.items()]
         return table.with_advantage(_total(scores))
 
-    return tagged(f"decoupled({by!r})", run, "begins from parts", "makes advantages")
+    return tagged(f"decoupled({by!r})", run, "begins from parts", "makes advantages", needs=_names(weights))
 
 
 def _standardised(table: Table, values: Values, by: Scope, ddof: int, eps: float) -> Values:
     sets, used = table.sets(by), table.used(values)
     middle = segments.mean(values, sets, used)
-    off = values - sets.spread(middle)
-    squares = segments.total(off * off, sets, used)
+    off = sets.minus(values, middle)
+    squares = segments.squares(off, sets, used)
     deviation = segments.root(squares, middle, segments.count(sets, used), ddof)
-    return off * sets.spread(one_over(deviation, eps))
+    return sets.times(off, one_over(deviation, eps), into=off)
 
 
 def conditional(part: str, given: str, *, at_least: float = 1.0) -> Tagged:
@@ -88,7 +88,7 @@ def conditional(part: str, given: str, *, at_least: float = 1.0) -> Tagged:
         paid = np.where(lacking, 0.0, _part(table, part, "conditional"))
         return table.with_columns(parts={**table.parts, part: paid})
 
-    return tagged(f"conditional({part!r}, {given!r})", run, "changes parts")
+    return tagged(f"conditional({part!r}, {given!r})", run, "changes parts", needs=(part, given))
 
 
 def hard_gate(part: str, *, at_least: float = 0.5, otherwise: float = 0.0) -> Tagged:
@@ -116,7 +116,7 @@ def hard_gate(part: str, *, at_least: float = 0.5, otherwise: float = 0.0) -> Ta
             )
         return table.with_reward(np.where(shut & np.isfinite(table.reward), otherwise, table.reward))
 
-    return tagged(f"hard_gate({part!r})", run, "shapes rewards")
+    return tagged(f"hard_gate({part!r})", run, "shapes rewards", needs=(part,))
 
 
 def adaptive_sum(by: Scope = "group") -> Tagged:
@@ -146,7 +146,7 @@ def adaptive_sum(by: Scope = "group") -> Tagged:
             _total([columns[f"weight/{name}"] * _min_max(table, table.parts[name], by) for name in names])
         )
 
-    return tagged(f"adaptive_sum({by!r})", run, "begins from parts", "shapes rewards")
+    return tagged(f"adaptive_sum({by!r})", run, "begins from parts", "shapes rewards", needs=("parts", "weight/*"))
 
 
 def _min_max(table: Table, values: Values, by: Scope) -> Values:
@@ -154,6 +154,10 @@ def _min_max(table: Table, values: Values, by: Scope) -> Values:
     low, high = segments.minimum(values, sets, used), segments.maximum(values, sets, used)
     equal = high - low <= segments.ZERO_DEVIATION * np.maximum(np.abs(low), np.abs(high))
     return (values - sets.spread(low)) * sets.spread(one_over(np.where(equal, 0.0, high - low), 0.0))
+
+
+def _names(weights: Weights | None) -> tuple[str, ...]:
+    return ("parts",) if weights is None else tuple(weights)
 
 
 def _weighed(table: Table, weights: Weights | None, who: str) -> dict[str, float]:

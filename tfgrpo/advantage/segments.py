@@ -20,6 +20,8 @@ Flags: TypeAlias = NDArray[np.bool_]
 Labels: TypeAlias = NDArray[np.int64]
 T = TypeVar("T", bound=np.generic)
 
+MOST_FILLED = 4
+"""Sets of unequal size are filled up to a matrix of at most so many times the rows, else they are sorted as a list."""
 ZERO_DEVIATION = 1e-9
 """A deviation below this share of the set's root mean square is rounding noise and counts as none."""
 
@@ -37,16 +39,33 @@ class Sets:
 
     labels: Labels
 
+    @staticmethod
+    def of(labels: ArrayLike) -> Sets:
+        """Sets from labels that may be any integers.
+
+        Example:
+            >>> Sets.of([-7, 900, -7]).labels.tolist()
+            [0, 1, 0]
+        """
+        numbers = np.asarray(labels, dtype=np.int64)
+        sets = Sets(numbers)
+        if sets.width or not len(numbers) or (numbers.min() >= 0 and numbers.max() < 2 * len(numbers)):
+            return sets
+        return Sets(np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64))
+
     @cached_property
     def size(self) -> int:
         """S"""
+        if self.width:
+            return len(self.labels) // self.width
         return int(self.labels.max()) + 1 if len(self.labels) else 0
 
     @cached_property
     def width(self) -> int:
         """W where the rows are a matrix [S, W], else 0."""
-        rows, size = len(self.labels), self.size
-        if not rows or rows % size:
+        rows = len(self.labels)
+        size = int(self.labels[-1]) + 1 if rows and self.labels[0] == 0 else 0
+        if size <= 0 or rows % size:
             return 0
         grid = self.labels.reshape(size, rows // size)
         return rows // size if (grid == np.arange(size)[:, None]).all() else 0
@@ -73,25 +92,46 @@ class Sets:
         """The number of its set for every row: [S] -> [N]."""
         return np.repeat(per_set, self.width) if self.width else per_set[self.labels]
 
+    def minus(self, values: Values, per_set: Values) -> Values:
+        """`values - spread(per_set)` [N]."""
+        if self.width:
+            return np.subtract(values.reshape(self.size, self.width), per_set[:, None]).reshape(-1)
+        return np.subtract(values, per_set[self.labels])
+
+    def times(self, values: Values, per_set: Values, *, into: Values | None = None) -> Values:
+        """`values * spread(per_set)` [N], written over `into` where the caller owns it."""
+        out = np.empty(len(values)) if into is None else into
+        if self.width:
+            matrix = (self.size, self.width)
+            np.multiply(values.reshape(matrix), per_set[:, None], out=out.reshape(matrix))
+            return out
+        return np.multiply(values, per_set[self.labels], out=out)
+
+    @cached_property
+    def order(self) -> Labels:
+        """Row numbers [N], set by set."""
+        return np.argsort(self.labels, kind="stable")
+
+    def grid(self, values: Values) -> Values | None:
+        """The values as a matrix of sets, filled up with infinity; None where a few large sets would waste memory."""
+        if self.width:
+            return values.reshape(self.size, self.width)
+        widest = int(self.counts.max(initial=0))
+        if self.size * widest > MOST_FILLED * len(values):
+            return None
+        place = np.arange(len(values)) - np.repeat(self.starts, self.counts.astype(np.int64))
+        filled = np.full((self.size, widest), np.inf)
+        filled[self.labels[self.order], place] = values[self.order]
+        return filled
+
     def sorted(self, values: Values) -> Labels:
         """Row numbers [N], set by set and from the smallest value to the largest; equal values keep their order."""
-        if not self.width:
+        grid = self.grid(values)
+        if grid is None:
             return np.lexsort((values, self.labels))
-        inside = np.argsort(values.reshape(self.size, self.width), axis=1, kind="stable")
-        return (inside + self.starts[:, None]).reshape(-1)
-
-
-def compact(labels: ArrayLike) -> Labels:
-    """Labels of any integers as labels of `Sets`; those that will do already are kept as they are.
-
-    Example:
-        >>> compact(np.array([-7, 900, -7])).tolist()
-        [0, 1, 0]
-    """
-    numbers = np.asarray(labels, dtype=np.int64)
-    if not len(numbers) or (numbers.min() >= 0 and numbers.max() < 2 * len(numbers)):
-        return numbers
-    return np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        place = np.argsort(grid, axis=1, kind="stable")
+        rows: Labels = self.order[(place + self.starts[:, None])[place < self.counts[:, None]]]
+        return rows
 
 
 def ratio(above: Values, below: Values) -> Values:
@@ -108,6 +148,14 @@ def count(sets: Sets, used: Flags | None = None) -> Values:
 def total(values: Values, sets: Sets, used: Flags | None = None) -> Values:
     """The sum over the used rows of each set [S]."""
     return sets.sum(values if used is None else np.where(used, values, 0.0))
+
+
+def squares(values: Values, sets: Sets, used: Flags | None = None) -> Values:
+    """The sum of squares over the used rows of each set [S]."""
+    if sets.width and used is None:
+        grid = values.reshape(sets.size, sets.width)
+        return np.asarray(np.einsum("sw,sw->s", grid, grid))
+    return total(values * values, sets, used)
 
 
 def mean(values: Values, sets: Sets, used: Flags | None = None) -> Values:
@@ -128,14 +176,13 @@ def deviation(values: Values, sets: Sets, used: Flags | None = None, *, ddof: in
         [0.5]
     """
     middle = mean(values, sets, used)
-    off = values - sets.spread(middle)
-    return root(total(off * off, sets, used), middle, count(sets, used), ddof)
+    return root(squares(sets.minus(values, middle), sets, used), middle, count(sets, used), ddof)
 
 
-def root(squares: Values, middle: Values, rows: Values, ddof: int) -> Values:
-    """`sqrt(squares / (rows - ddof))` [S], from squares about the mean `middle`; exactly 0 as in `deviation`."""
-    noise = ZERO_DEVIATION**2 * (middle * middle + squares / np.maximum(rows, 1.0))
-    variance = squares / np.maximum(rows - ddof, 1.0)
+def root(square: Values, middle: Values, rows: Values, ddof: int) -> Values:
+    """`sqrt(square / (rows - ddof))` [S], from the squares about the mean `middle`; exactly 0 as in `deviation`."""
+    noise = ZERO_DEVIATION**2 * (middle * middle + square / np.maximum(rows, 1.0))
+    variance = square / np.maximum(rows - ddof, 1.0)
     return np.sqrt(np.where((rows > ddof) & (variance > noise), variance, 0.0))
 
 
@@ -164,13 +211,15 @@ def lower_median(values: Values, sets: Sets, used: Flags | None = None) -> Value
     """
     known = values if used is None else np.where(used, values, np.inf)
     rows = count(sets, used).astype(np.int64)
-    place = np.maximum(rows - 1, 0) // 2
-    if sets.width and used is None:
-        grid = np.partition(known.reshape(sets.size, sets.width), (sets.width - 1) // 2, axis=1)
-        return np.asarray(grid[:, (sets.width - 1) // 2])
+    place, grid = np.maximum(rows - 1, 0) // 2, sets.grid(known)
+    if sets.width and used is None and grid is not None:
+        return np.asarray(np.partition(grid, (sets.width - 1) // 2, axis=1)[:, (sets.width - 1) // 2])
     middle = np.full(sets.size, np.nan)
-    filled = rows > 0
-    middle[filled] = known[sets.sorted(known)[(sets.starts + place)[filled]]]
+    some = np.flatnonzero(rows)
+    if grid is None:
+        middle[some] = known[sets.sorted(known)[(sets.starts + place)[some]]]
+    else:
+        middle[some] = np.sort(grid, axis=1)[some, place[some]]
     return middle
 
 

@@ -175,7 +175,7 @@ def semantic_entropy(
         entropy = meaning_entropy(mass, table.column("cluster", "semantic_entropy"), sets)
         largest = np.log(np.maximum(segments.count(sets, known), 1.0))
         factor = np.clip(FACTORS[form](entropy * one_over(largest, 0.0), alpha), 0.0, 1.0)
-        return table.with_advantage(table.advantage * sets.spread(factor))
+        return table.with_advantage(sets.times(table.advantage, factor))
 
     needs = ("cluster", "logp") if weigh == "logp" else ("cluster",)
     return tagged("semantic_entropy()", run, "changes advantages", needs=needs)

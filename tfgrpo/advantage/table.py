@@ -13,11 +13,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfgrpo.advantage.segments import Flags, Labels, Sets, Values, compact
+from tfgrpo.advantage.segments import Flags, Labels, Sets, Values
 from tfgrpo.errors import InputError
 from tfgrpo.types import Completion, Group, Rollout
 
 Scope: TypeAlias = Literal["group", "variant", "batch"]
+ALWAYS = frozenset({"truncated", "cluster"})
+"""Extra columns that `Table.of` makes of any groups."""
 ARRAYS = ("reward", "group", "variant", "success", "in_stats", "in_loss", "weight", "length", "advantage")
 
 
@@ -138,17 +140,16 @@ class Table:
     def sets(self, by: Scope = "group") -> Sets:
         """Which rows are compared with each other: those of a group, of one variant of a group, or all."""
         if by not in self._sets:
-            self._sets[by] = Sets(self._labels(by))
+            self._sets[by] = self._found(by)
         return self._sets[by]
 
-    def _labels(self, by: Scope) -> Labels:
+    def _found(self, by: Scope) -> Sets:
         if by == "batch":
-            return np.zeros(len(self), dtype=np.int64)
-        group = compact(self.group)
-        if by == "group" or not len(self):
-            return group
-        variant = compact(self.variant)
-        return compact(group * (variant.max() + 1) + variant)
+            return Sets(np.zeros(len(self), dtype=np.int64))
+        if by == "group":
+            return Sets.of(self.group)
+        variant = Sets.of(self.variant)
+        return Sets.of(self.sets("group").labels * variant.size + variant.labels)
 
     def used(self, values: Values, among: Flags | None = None) -> Flags | None:
         """The rows whose value is known and in the statistics (or `among` others) [N]; None where that is all."""

@@ -243,6 +243,18 @@ def test_mc_grpo_without_its_guard_refuses_a_majority() -> None:
     np.testing.assert_array_equal(resolve_advantage("mc_grpo", guard=False)(graded), guarded)
 
 
+@pytest.mark.parametrize(("size", "by_mean", "by_median"), [(2, 0.249, 0.125), (4, 0.167, 0.109), (8, 0.115, 0.091)])
+def test_a_median_turns_fewer_signs_than_a_mean(size: int, by_mean: float, by_median: float) -> None:
+    draw, groups = np.random.default_rng(size), 20_000
+    for name, rows, expected in (("dr_grpo", size, by_mean), ("mc_grpo", size + 1, by_median)):
+        reward = draw.normal(size=groups * rows)  # of mean 0, so that the sign of a reward is the true one
+        columns = resolve_advantage(name).columns(
+            Table.of_columns(reward=reward, group=np.arange(groups * rows) // rows)
+        )
+        turned = np.sign(columns.advantage) != np.sign(reward)
+        assert turned[columns.in_loss].mean() == pytest.approx(expected, abs=0.006)
+
+
 def test_every_row_has_a_formula_and_a_source() -> None:
     for name, row in ADVANTAGES.items():
         assert row.formula, name

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfgrpo.advantage import segments
-from tfgrpo.advantage.segments import Sets, Values, compact
+from tfgrpo.advantage.segments import Sets, Values
 
 EXAMPLES = 40
 KERNELS: dict[str, tuple[Callable[..., Values], Callable[[Values], Any]]] = {
@@ -89,6 +89,15 @@ def test_normal_scores_sum_to_zero_and_keep_the_order(drawn: list[tuple[int, flo
         assert (np.diff(scores[order])[same] == 0).all()
 
 
+def test_a_few_large_sets_are_sorted_as_a_list() -> None:
+    labels = np.array([0] * 90 + list(range(1, 11)))
+    values = np.random.default_rng(0).random(100)
+    sets, used = Sets(labels), np.arange(100) % 3 > 0
+    assert sets.grid(values) is None
+    assert segments.lower_median(values, sets, used)[0] == np.sort(values[:90][used[:90]])[29]
+    np.testing.assert_array_equal(segments.rank(values, sets)[:90], np.argsort(np.argsort(values[:90])))
+
+
 def test_width_is_seen_only_where_rows_are_a_matrix() -> None:
     assert Sets(np.array([0, 0, 0, 1, 1, 1])).width == 3
     assert Sets(np.array([0, 1, 2])).width == 1
@@ -104,9 +113,10 @@ def test_deviation_of_rounding_noise_is_zero() -> None:
 
 
 def test_labels_of_any_integers() -> None:
-    assert compact([5, -3, 5]).tolist() == [1, 0, 1]
+    assert Sets.of([5, -3, 5]).labels.tolist() == [1, 0, 1]
     kept = np.array([0, 2, 2])
-    assert compact(kept) is kept
+    assert Sets.of(kept).labels is kept
+    assert Sets.of([]).size == 0
 
 
 def test_large_values_do_not_overflow() -> None:

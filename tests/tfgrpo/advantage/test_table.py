@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfgrpo.advantage import Table, center, chain, leave_one_out, resolve_advantage
+from tfgrpo.advantage import ADVANTAGES, ALWAYS, Table, center, chain, leave_one_out, resolve_advantage
 from tfgrpo.errors import InputError
 from tfgrpo.types import Completion, Group, Problem, Rollout, Score, Segment, Usage
 
@@ -113,6 +113,17 @@ def test_a_column_that_is_missing_is_named() -> None:
     assert resolve_advantage("unlikeliness").needs == {"logp"}
     assert resolve_advantage("seed_grpo", weigh="logp").needs == {"logp", "cluster"}
     assert resolve_advantage("grpo").needs == frozenset()
+    assert resolve_advantage("gdpo").needs == {"parts"}
+    assert resolve_advantage("gdpo", weights={"right": 1}).needs == {"right"}
+
+
+def test_what_any_reward_can_be_valued_with() -> None:
+    table = Table.of([group(rollout(1, text="4"), rollout(0, text="5"), rollout(0.5, text="4"))])
+    assert set(table.extras) >= ALWAYS
+    plain = {name for name in ADVANTAGES if resolve_advantage(name).needs <= ALWAYS}
+    assert set(ADVANTAGES) - plain == {"gdpo", "unlikeliness", "e_grpo", "da_grpo", "prompt_gdro", "gdpo_sr"}
+    for name in plain:
+        assert resolve_advantage(name)(table).shape == (3,)
 
 
 def test_a_reward_may_give_the_column_as_a_part() -> None:
