@@ -30,6 +30,12 @@ class Fault:
     kind: str = "status"  # "status" | "garbage" | "hang" | "drop" | "half"
 
 
+def tool_call(name, arguments, number=1):
+    """A whole assistant message that calls a tool, as `ChatServer.answer` may return it."""
+    call = {"id": f"call-{number}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
 def error_body(message, *, code=None, param=None, kind="invalid_request_error"):
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -127,7 +133,8 @@ class ChatServer:
     def _reply(self, body):
         answer = self.answer(body)
         message = answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
-        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
+        reason = "tool_calls" if message.get("tool_calls") else self.finish_reason
+        choice = {"index": 0, "message": message, "finish_reason": reason}
         reply = {
             "id": "chatcmpl-1",
             "object": "chat.completion",

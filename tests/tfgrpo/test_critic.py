@@ -14,7 +14,7 @@ from tfgrpo.critic.base import parse
 from tfgrpo.critic.examples import ExampleCritic
 from tfgrpo.critic.lessons import LessonCritic, ProposedEdits
 from tfgrpo.critic.paper import PaperCritic
-from tfgrpo.critic.transcript import cut, transcript
+from tfgrpo.critic.transcript import cut, steps, transcript
 from tfgrpo.errors import InputError
 
 PROBLEM = Problem(id="p1", messages=({"role": "user", "content": "2 + 2 * 3?"},), answer="8")
@@ -162,3 +162,22 @@ def test_what_a_user_writes_for_a_critic(text, spec):
 def test_an_unknown_critic_is_refused_with_the_near_ones():
     with pytest.raises(InputError, match="did you mean 'lessons'"):
         CriticSpec.parse("lesson", "s/m")
+
+
+def test_a_trajectory_is_shown_with_tool_calls_results_and_the_end():
+    call = {"id": "1", "function": {"name": "python", "arguments": json.dumps({"code": "x = 6\nx * 7"})}}
+    both = {"id": "2", "function": {"name": "look", "arguments": '{"a": 1, "b": "c"}'}}
+    produced = (
+        {"role": "assistant", "content": "I compute.", "tool_calls": [call, both]},
+        {"role": "tool", "tool_call_id": "1", "content": "4" + "0" * 5000 + "2"},
+        {"role": "assistant", "content": "It is this."},
+    )
+    completion = replace(rollout("", 0.0).completion, messages=produced, text="42", finish_reason="length")
+    shown = steps(replace(rollout("", 0.0), completion=completion))
+    assert shown.startswith('[assistant] I compute.\n[calls python] x = 6\nx * 7\n[calls look] {"a": 1, "b": "c"}\n')
+    assert "[tool result] 40" in shown and "02\n[assistant] It is this." in shown and "[... cut ...]" in shown
+    assert shown.endswith("[final answer] 42\n[a limit of turns, tokens or time was reached]") and len(shown) < 2000
+    cut_off = replace(
+        completion, messages=({"role": "assistant", "content": None, "tool_calls": [{"function": None}]},)
+    )
+    assert "[calls None]" in steps(replace(rollout("", 0.0), completion=cut_off))

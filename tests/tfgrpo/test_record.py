@@ -128,6 +128,39 @@ def test_newer_foreign_and_damaged_files(tmp_path):
         record.get_call(bytes([1]))
 
 
+OLD = """
+CREATE TABLE prompts (id INTEGER PRIMARY KEY, hash BLOB UNIQUE, messages TEXT NOT NULL);
+CREATE TABLE calls (
+    id INTEGER PRIMARY KEY, key BLOB UNIQUE, purpose TEXT NOT NULL, epoch INTEGER NOT NULL, problem TEXT NOT NULL,
+    sample INTEGER NOT NULL, solver INTEGER NOT NULL, prompt BLOB, reply TEXT,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL, cost_usd REAL
+);
+CREATE TABLE states (name TEXT PRIMARY KEY, json TEXT NOT NULL);
+CREATE TABLE events (id INTEGER PRIMARY KEY, time REAL NOT NULL, name TEXT NOT NULL, data TEXT NOT NULL);
+PRAGMA application_id = 1952868210;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_record_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_to_write(tmp_path):
+    db = sqlite3.connect(tmp_path / "run.sqlite")
+    db.executescript(OLD)
+    row = (b"\x01", "solve", 2, "p1", 3, 1, None, encode_completion(reply()), 7, 2, 0, 0, 0.25)
+    with db:
+        db.execute(f"INSERT INTO calls VALUES (1, {', '.join('?' * 13)})", row)
+    db.close()
+    with RunRecord.open(tmp_path, read_only=True) as record:
+        assert [call.key for call in record.calls()] == [KEY] and record.spend()["solve"].calls == 1
+    with RunRecord.open(tmp_path) as record:
+        assert record.get_call(b"\x01").text == "42" and record.get_answer(b"\x01") is None
+        put(record, 2, key=CallKey(purpose="solve", turn=4))
+        record.put_answer(b"\x05", "p1", reply(), [b"\x01", b"\x02"])
+    with RunRecord.open(tmp_path) as record:
+        assert [call.key.turn for call in record.calls()] == [0, 4]
+        assert record.get_answer(b"\x05") == (reply(), (b"\x01", b"\x02"))
+
+
 def test_erasing_a_person_leaves_no_byte_and_keeps_the_bill(tmp_path):
     with RunRecord.open(tmp_path) as record:
         put(record, 1, reply(text='about Ms "Planted"', prompt="who?"))
@@ -136,6 +169,8 @@ def test_erasing_a_person_leaves_no_byte_and_keeps_the_bill(tmp_path):
         put(record, 4, reply(prompt="kept"), key=CallKey(purpose="solve", problem="p4"))
         record.add_event(Event(name="edit", data={"text": 'Ms "Planted" said'}))
         record.put_state("s", 'Ms "Planted"')
+        record.put_answer(b"a", "p9", reply(text='Ms "Planted" again'), [])
+        record.put_answer(b"b", "p-erase", reply(), [])
         assert record.erase(containing='Ms "Planted"', problem="p-erase") == 3
         assert record.get_call(bytes([1])) is None
         assert record.get_call(bytes([4])) == reply(prompt="kept")

@@ -1,6 +1,7 @@
 """Agents: rollouts that are conversations. Existing agent code is learnt from unchanged; a ReAct loop is ready.
 
 task = Task(..., agent=my_agent)                        # async def my_agent(problem, client) -> str
+task = Task(..., agent=react([python_tool(), lookup]))  # plain functions as tools
 
 Names are loaded when first used.
 """
@@ -13,22 +14,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfgrpo.agents.base import Agent, as_agent
     from tfgrpo.agents.client import RecordedClient
+    from tfgrpo.agents.python_runner import PythonLimits, PythonRunner, python_tool
+    from tfgrpo.agents.react_loop import react
     from tfgrpo.agents.solver import AgentCaller, solver_of
+    from tfgrpo.agents.tools import Tool, tool_of
 
 _HOMES = {
     "Agent": "base",
     "AgentCaller": "solver",
+    "PythonLimits": "python_runner",
+    "PythonRunner": "python_runner",
     "RecordedClient": "client",
+    "Tool": "tools",
     "as_agent": "base",
+    "python_tool": "python_runner",
+    "react": "react_loop",
     "solver_of": "solver",
+    "tool_of": "tools",
 }
 
 __all__ = [
     "Agent",
     "AgentCaller",
+    "PythonLimits",
+    "PythonRunner",
     "RecordedClient",
+    "Tool",
     "as_agent",
+    "python_tool",
+    "react",
     "solver_of",
+    "tool_of",
 ]
 
 

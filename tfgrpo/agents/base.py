@@ -52,7 +52,8 @@ class Agent:
     def __post_init__(self) -> None:
         if not callable(self.run):
             raise InputError(f"an agent is `async def agent(problem, client)`, got {self.run!r}")
-        if self.max_calls < 1 or (self.max_tokens or 1) < 1 or (self.seconds or 1) <= 0:
+        given = [limit for limit in (self.max_calls, self.max_tokens, self.seconds) if limit is not None]
+        if min(given) <= 0:
             raise InputError(
                 f"the limits of an agent must be positive, got max_calls={self.max_calls}, "
                 f"max_tokens={self.max_tokens}, seconds={self.seconds}"

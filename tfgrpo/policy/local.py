@@ -113,6 +113,8 @@ class LocalPolicy:
             RequestError: the prompt is longer than the model's context, or an option is not known here.
             TransportError: the model failed (out of memory) or was closed.
         """
+        if "tools" in sampling.extra:
+            raise RequestError(f"{self.name} has no tool calls of its own; use react(..., protocol='text')")
         if unknown := set(sampling.extra) - set(EXTRA):
             raise RequestError(f"{self.name} knows no option {sorted(unknown)}; Sampling.extra may hold {EXTRA}")
         if sampling.max_tokens < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,10 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
 }
 
 
+KEPT = ("tool_calls", "function_call", "refusal", "audio", "annotations", "thinking_blocks")
+"""Fields of a reply that an agent needs, or must send back for the conversation to go on."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """What a completion says about the question: who was asked what, at which price, and how long it took."""
@@ -52,7 +57,7 @@ def completion_of(reply: Mapping[str, Any], asked: Asked) -> Completion | Failur
     refusal = raw.get("refusal")
     text = message_text(message) or (refusal if isinstance(refusal, str) else "")
     reason = "content_filter" if refusal else FINISH_REASONS.get(str(choice.get("finish_reason")).lower(), "unknown")
-    usage = usage_of(reply.get("usage"), asked.prompt, text)
+    usage = usage_of(reply.get("usage"), asked.prompt, text + _calls(message))
     price = asked.price
     cost = None if price is None else price.cost_usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
     return Completion(
@@ -69,15 +74,20 @@ def completion_of(reply: Mapping[str, Any], asked: Asked) -> Completion | Failur
 
 
 def produced_message(raw: Mapping[str, Any]) -> Message:
-    """The assistant message with what matters later: content, tool calls, refusal, and reasoning where it is told."""
+    """The assistant message with what matters later: content, all of `KEPT`, and reasoning where it is told."""
     message: dict[str, Any] = {"role": "assistant", "content": encodable(raw.get("content"))}
-    for name in ("tool_calls", "refusal"):
+    for name in KEPT:
         if raw.get(name):
             message[name] = encodable(raw[name])
     reasoning = raw.get("reasoning_content") or raw.get("reasoning")
     if isinstance(reasoning, str) and reasoning:
         message["reasoning_content"] = encodable(reasoning)
     return message
+
+
+def _calls(message: Message) -> str:
+    """The tool calls as text, which is what their tokens are estimated by."""
+    return json.dumps(message["tool_calls"]) if message.get("tool_calls") else ""
 
 
 def encodable(value: Any) -> Any:
