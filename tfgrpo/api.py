@@ -21,7 +21,7 @@ from tfgrpo.budget import Budget, Ledger
 from tfgrpo.caller import Caller
 from tfgrpo.critic import CriticSpec
 from tfgrpo.events import Event, EventLog
-from tfgrpo.late import bound
+from tfgrpo.late import bound, notices
 from tfgrpo.learner import Gate
 from tfgrpo.plan import DEFAULT_CALLS, share_out
 from tfgrpo.policy import Policy
@@ -116,8 +116,8 @@ async def alearn(
             gate=gate,
             seed=seed,
         )
-        stack.enter_context(bound(chosen.models, partial(caller, solver=False)))
-        return await _finished(practice, config, _notices(budget, book))
+        stack.enter_context(bound(chosen.models, partial(caller, solver=False), policy))
+        return await _finished(practice, config, [*_notices(budget, book), *notices(chosen.models)])
 
 
 async def _finished(practice: Practice, config: dict[str, Any], notices: list[str]) -> Report:

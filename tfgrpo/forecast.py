@@ -93,7 +93,7 @@ def estimate(
     if asks is not None:
         parts["critic"] = Part.of(round(CRITIC_CALLS_PER_GROUP * shares.groups), *CRITIC_TOKENS, asks.price)
     for late in chosen.models:
-        parts["judge"] = Part.of(calls, JUDGE_TOKENS[0] + answer, JUDGE_TOKENS[1], late.policy.price)
+        parts["judge"] = Part.of(calls, JUDGE_TOKENS[0] + answer, JUDGE_TOKENS[1], (late.policy or policy).price)
     return Estimate(task=chosen.name, model=policy.name, group=group, shares=shares, parts=parts, budget=limit)
 
 

@@ -11,6 +11,8 @@ from tfgrpo.errors import InputError
 from tfgrpo.policy.base import Policy, Sampling
 from tfgrpo.types import Completion, Message
 
+OWN = "the solver's own model"
+
 
 class LateCaller:
     """Stands in for a `Caller` until a run binds it; what it asks is then recorded and counts against the budget.
@@ -20,14 +22,17 @@ class LateCaller:
     Example:
         >>> late = LateCaller(connect("openai/gpt-4.1-mini"))  # doctest: +SKIP
         >>> task = load_task("problems.jsonl", reward="judge", reward_options={"caller": late})  # doctest: +SKIP
+
+    Args:
+        policy: None for the model that is itself being learned with; a run then says so.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy
 
     @property
     def name(self) -> str:
-        return self.policy.name
+        return OWN if self.policy is None else self.policy.name
 
     async def complete(self, messages: Sequence[Message], key: CallKey, sampling: Sampling) -> Completion:
         """As `Caller.complete`, through the run in which this is called.
@@ -48,10 +53,24 @@ _BOUND: ContextVar[Mapping[LateCaller, Caller]] = ContextVar("bound", default={}
 
 
 @contextmanager
-def bound(models: Iterable[LateCaller], caller_of: Callable[[Policy], Caller]) -> Iterator[None]:
-    """Within the block, and the tasks that start in it, each of `models` asks through its own caller."""
-    token = _BOUND.set({**_BOUND.get(), **{model: caller_of(model.policy) for model in models}})
+def bound(
+    models: Iterable[LateCaller], caller_of: Callable[[Policy], Caller], own: Policy | None = None
+) -> Iterator[None]:
+    """Within the block, and the tasks that start in it, each of `models` asks through its own caller.
+
+    Those without a policy ask `own`, the model that is learned with.
+    """
+    asked = {model: model.policy or own for model in models}
+    callers = {model: caller_of(policy) for model, policy in asked.items() if policy is not None}
+    token = _BOUND.set({**_BOUND.get(), **callers})
     try:
         yield
     finally:
         _BOUND.reset(token)
+
+
+def notices(models: Iterable[LateCaller]) -> list[str]:
+    """What a reader of the results should know of the models that the reward asks."""
+    if all(model.policy is not None for model in models):
+        return []
+    return ["the model judged its own answers, and likes its own style; give another judge before trusting a gain"]

@@ -18,7 +18,7 @@ from tfgrpo.caller import Caller, Solver
 from tfgrpo.errors import InputError, RewardError, TransportError
 from tfgrpo.evaluation import Comparison, Evaluation, compare, evaluate_problems
 from tfgrpo.events import Event, EventLog
-from tfgrpo.late import bound
+from tfgrpo.late import bound, notices
 from tfgrpo.measurement import Measurement
 from tfgrpo.policy import Policy
 from tfgrpo.practice import measured
@@ -98,12 +98,14 @@ async def aevaluate(
         caller = partial(
             Caller, record=record, ledger=ledger, concurrency=concurrency, slots=slots, emit=events.publish, seed=seed
         )
-        stack.enter_context(bound(chosen.models, partial(caller, solver=False)))
+        stack.enter_context(bound(chosen.models, partial(caller, solver=False), policy))
         solver = solver_of(caller(policy), chosen.agent)
         work = _Work(chosen, problems, samples, solver, events, FIRST_EPOCH + 2 * attempt)
         events.emit("started", task=chosen.name, model=policy.name, folder=str(folder), plan=work.words(sides))
         evaluations = await interruptible(work.measure(sides), folder)
         result = _result(work, sides, evaluations, split=split, seed=seed, folder=folder, config=config)
+        for notice in notices(chosen.models):
+            result = result.noted(notice)
         record.put_state("measurement", result.as_json())
         events.emit("finished", words=result.words())
         return result
