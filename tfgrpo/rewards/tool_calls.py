@@ -37,12 +37,14 @@ class Call:
     arguments: Mapping[str, Any]
 
 
-def tool_calls(*, unit: bool = True) -> Reward:
+def tool_calls(*, unit: bool = True, explicit: bool = False) -> Reward:
     """The agreement of the made calls with the problem's answer, a list of calls (or one, or their JSON text).
 
     R = 6 score / max - 3 in [-3, 3], see `tool_call_score`; by default as (R + 3) / 6 in [0, 1]. Calls that cannot be
     read give the lowest value. Solved is only an exact agreement. Where the answer is an empty list, no call must be
-    made. Source: the tool reward of GDPO's code (arXiv 2601.05242), which is ToolRL's.
+    made; with `explicit` that has to be said by an empty list, and words without JSON are unreadable.
+
+    Source: the tool reward of GDPO's code (arXiv 2601.05242), which is ToolRL's.
 
     Raises:
         RewardError: (as outcome) the problem's answer is no list of calls.
@@ -50,7 +52,7 @@ def tool_calls(*, unit: bool = True) -> Reward:
 
     def score(problem: Problem, completion: Completion) -> Score:
         wanted = _reference(problem)
-        made, complaint = calls_of(completion, problem)
+        made, complaint = calls_of(completion, problem, explicit=explicit)
         if made is None:
             lowest = 0.0 if unit else -_TOP
             return Score(value=lowest, parts={"calls": lowest, "format": 0.0}, feedback=complaint, solved=False)
@@ -154,26 +156,30 @@ def as_call(value: Any) -> Call:
     return Call(value["name"], arguments)
 
 
-def calls_of(completion: Completion, problem: Problem | None = None) -> tuple[list[Call] | None, str]:
+def calls_of(
+    completion: Completion, problem: Problem | None = None, *, explicit: bool = False
+) -> tuple[list[Call] | None, str]:
     """The calls of an answer in their order, or None and what is wrong with them.
 
-    Plain words without any JSON are an answer without a call: an empty list.
+    Plain words without any JSON are an answer without a call, an empty list; unreadable where it must be `explicit`.
     """
     structured = [c for m in completion.messages if m.get("role") == "assistant" for c in m.get("tool_calls") or ()]
     try:
         if structured:
             return [as_call(c) for c in structured], ""
         text = completion.text if problem is None else without_echo(completion.text, problem)
-        return [as_call(c) for c in _values(text[-MAX_CHARS:])], ""
+        return [as_call(c) for c in _values(text[-MAX_CHARS:], explicit)], ""
     except (ValueError, RecursionError) as error:
         return None, f"The calls cannot be read: {str(error)[:300]}"
 
 
-def _values(text: str) -> Iterable[Any]:
+def _values(text: str, explicit: bool) -> Iterable[Any]:
     """The JSON values that stand for calls in a text."""
     pieces = _TAG.findall(text) or _FENCE.findall(text)
     if not pieces:
         start = min((k for k in (text.find("["), text.find("{")) if k >= 0), default=-1)
+        if start < 0 and explicit:
+            raise ValueError("the answer holds no JSON")
         pieces = [] if start < 0 else [text[start:]]
     found: list[Any] = []
     for piece in pieces:
