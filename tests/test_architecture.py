@@ -48,6 +48,8 @@ HOMES = {
     "tokenizers": {"tfgrpo.policy.packaged_models"},
     "math_verify": {"tfgrpo.rewards.math_worker"},
     "jsonschema": {"tfgrpo.rewards.json_schema"},
+    "sqlglot": {"tfgrpo.rewards.sql_worker"},
+    "pyarrow": {"tfgrpo.problem_files"},
     "vllm": set(),
     "datasets": {"tasks._hub"},
     "huggingface_hub": {"tasks._hub"},

@@ -28,6 +28,7 @@ from tfgrpo.policy import Policy
 from tfgrpo.practice import Practice
 from tfgrpo.record import RunRecord
 from tfgrpo.report import Report
+from tfgrpo.rewards.calling import metrics_to
 from tfgrpo.running import interruptible, opened, synchronous
 from tfgrpo.runs import DEFAULT_FOLDER, run_folder, run_name
 from tfgrpo.task import Task, load_task
@@ -117,6 +118,7 @@ async def alearn(
             seed=seed,
         )
         stack.enter_context(bound(chosen.models, partial(caller, solver=False), policy))
+        stack.enter_context(metrics_to(events.emit))
         return await _finished(practice, config, [*_notices(budget, book), *notices(chosen.models)])
 
 

@@ -25,6 +25,7 @@ from tfgrpo.practice import measured
 from tfgrpo.record import FILE_NAME, RunRecord
 from tfgrpo.report import Measured
 from tfgrpo.rewards.base import Outcome, Reward, score_answers
+from tfgrpo.rewards.calling import metrics_to
 from tfgrpo.running import interruptible, opened, synchronous
 from tfgrpo.runs import DEFAULT_FOLDER, run_folder, run_name
 from tfgrpo.sides import Side, sides_of
@@ -99,6 +100,7 @@ async def aevaluate(
             Caller, record=record, ledger=ledger, concurrency=concurrency, slots=slots, emit=events.publish, seed=seed
         )
         stack.enter_context(bound(chosen.models, partial(caller, solver=False), policy))
+        stack.enter_context(metrics_to(events.emit))
         solver = solver_of(caller(policy), chosen.agent)
         work = _Work(chosen, problems, samples, solver, events, FIRST_EPOCH + 2 * attempt)
         events.emit("started", task=chosen.name, model=policy.name, folder=str(folder), plan=work.words(sides))

@@ -25,7 +25,7 @@ from tfgrpo.types import Completion, Problem, Score
 from tfgrpo.user_code import load_object
 
 ENTRY_POINTS = "tfgrpo.tasks"
-FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv")
+FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 Splits = tuple[tuple[Problem, ...], tuple[Problem, ...], tuple[Problem, ...]]
 
 

@@ -46,7 +46,7 @@ def answer(text: str) -> Completion:
 def test_the_offered_tasks() -> None:
     assert {
         "consistency", "gsm8k", "house_extraction", "house_facts", "json_record", "largest_of_three", "math",
-        "open_ended", "safety", "word_sorting",
+        "open_ended", "safety", "text_to_sql", "tool_calling", "word_sorting",
     } <= set(OURS)  # fmt: skip
 
 

@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
+import experience_store
+from tests.scripted import ScriptedPolicy
+from tfgrpo import Budget, Task, alearn
 from tfgrpo.errors import InputError, RewardError
 from tfgrpo.events import EventLog
 from tfgrpo.problems import problems_from
+from tfgrpo.record import RunRecord
 from tfgrpo.rewards.base import Outcome, Reward, score_answers, scores_alone
 from tfgrpo.rewards.calling import TrainerState, metrics_to, training
 from tfgrpo.rewards.named import as_reward, resolve_reward
@@ -115,6 +119,20 @@ async def test_what_a_trl_function_logs_becomes_words_and_events() -> None:
         ("reward_metric", {"reward": "logging_func", "problem": PLAIN.id, "metric": "accuracy", "value": 0.5})
     ]
     assert await values(as_reward(logging_func), "5") == [1.0]  # nobody listens
+
+
+async def test_what_is_logged_stands_in_the_record_of_a_run(tmp_path: Path) -> None:
+    (one, two) = problems_from([{"prompt": f"What is 2 + {k}?", "answer": str(2 + k)} for k in (3, 4)])
+    task = Task(name="sums", learn=(one,), test=(two,), reward=as_reward(logging_func))
+    solver = ScriptedPolicy(lambda messages, sampling: "5")
+    with experience_store.open(tmp_path / "store", embedder="hashing") as store:
+        report = await alearn(
+            task, model=solver, critic="examples", store=store, budget=Budget(calls=8), group=2, runs=tmp_path
+        )
+    with RunRecord.open(report.folder, read_only=True) as record:
+        logged = [event.data for event in record.events("reward_metric")]
+    assert {(d["reward"], d["metric"]) for d in logged} == {("logging_func", "accuracy")}
+    assert {d["problem"]: d["value"] for d in logged} == {one.id: 1.0, two.id: 0.0}
 
 
 async def test_the_state_of_the_training_is_told() -> None:

@@ -6,6 +6,8 @@ from tfgrpo.rewards.base import Outcome, Reward, group_reward, reward, score_ans
 from tfgrpo.rewards.named import REWARDS, as_reward, resolve_reward
 from tfgrpo.rewards.simple import contains, exact, numeric, regex
 from tfgrpo.rewards.trl import from_trl
+from tfgrpo.rewards.verifiers import from_verifiers
+from tfgrpo.rewards.verl import from_verl
 
 __all__ = [
     "REWARDS",
@@ -15,6 +17,8 @@ __all__ = [
     "contains",
     "exact",
     "from_trl",
+    "from_verifiers",
+    "from_verl",
     "group_reward",
     "numeric",
     "regex",
