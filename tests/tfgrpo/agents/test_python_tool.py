@@ -8,9 +8,14 @@ import time
 
 import psutil
 import pytest
+from servers import tool_call
 
-from tfgrpo.agents import PythonLimits, PythonRunner, python_tool, tool_of
+from tfgrpo import Problem, Sampling, connect
+from tfgrpo.agents import AgentCaller, PythonLimits, PythonRunner, python_tool, react, tool_of
+from tfgrpo.budget import Ledger
+from tfgrpo.caller import Caller, CallKey
 from tfgrpo.errors import InputError
+from tfgrpo.types import Prompt
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix only")
 SHORT = PythonLimits(seconds=1.0, memory_mb=128)
@@ -229,3 +234,26 @@ async def test_what_the_system_refuses_is_said(granted):
 def test_the_tool_describes_itself():
     spec = tool_of(python_tool()).spec["function"]
     assert spec["name"] == "python" and list(spec["parameters"]["properties"]) == ["code"]
+
+
+async def test_a_hundred_rollouts_that_compute_are_a_hundred_right_results(granted, chat_server):
+    def answer(body):
+        last = body["messages"][-1]
+        if last["role"] == "tool":
+            return last["content"]
+        code = f"open('n', 'w').write('{last['content']}')\nint(open('n').read()) ** 2"
+        return tool_call("python", {"code": code})
+
+    chat_server.answer = answer
+    asked = [({"role": "user", "content": str(n)},) for n in range(100)]
+    problems = [Problem(id=str(n), messages=messages, answer=str(n * n)) for n, messages in enumerate(asked)]
+    agent = react([python_tool(limits=PythonLimits(seconds=20), concurrency=4)])
+    policy = connect(f"{chat_server.url}#m")
+    solver = AgentCaller(Caller(policy, record=None, ledger=Ledger(), concurrency=100), agent)
+    keys = [CallKey(purpose="solve", problem=p.id) for p in problems]
+    replies = await asyncio.gather(
+        *(solver.answer(p, Prompt(messages=p.messages), k, Sampling()) for p, k in zip(problems, keys, strict=True))
+    )
+    await policy.aclose()
+    assert [reply.text for reply in replies] == [problem.answer for problem in problems]
+    assert family() == []
