@@ -38,7 +38,7 @@ def price_of(role: str) -> Price:
     return Price(prompt_usd_per_mtok=prompt, completion_usd_per_mtok=completion)
 
 
-def world_task(world: Any) -> Task:
+def world_task(world: Any, sampler: str) -> Task:
     """The world's learning and validation problems; its test split is scored exactly instead."""
 
     def problems(split: str) -> tuple[Problem, ...]:
@@ -51,6 +51,7 @@ def world_task(world: Any) -> Task:
         gate=problems("val"),
         reward=holds_code,
         sampling=Sampling(temperature=1.0, max_tokens=64),
+        sampler=sampler,
     )
 
 
@@ -62,7 +63,7 @@ async def one(base: str, world: Any, options: argparse.Namespace, seed: int) -> 
         critic = connect(f"{base}/v1#stub-reflect", api_key="none", price=price_of("critic"))
         began, cpu = time.monotonic(), time.process_time()
         report = await alearn(
-            world_task(world),
+            world_task(world, options.sampler),
             model=solver,
             critic=critic,
             store=store,
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=3)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--gate", default="evidence")
+    parser.add_argument("--sampler", default="least_covered", help="which problem is asked next: see tfgrpo methods")
     parser.add_argument("--events", nargs="*", default=[], help="print the events of these names")
     options = parser.parse_args()
     rows = []

@@ -124,12 +124,12 @@ def e_grpo(*, alpha: float = 0.3, column: str = "entities") -> Advantage:
 
 
 def da_grpo(*, theta: float = 0.2, column: str = "fine") -> Advantage:
-    """GRPO without pairs of right and wrong that are too alike."""
+    """GRPO without pairs of right and wrong that are too alike. A reconstruction from the abstract."""
     return chain(ambiguous(theta=theta, column=column), grpo())
 
 
 def vgpo(*, k: float = 0.1, ddof: int = 1, eps: float = 1e-6) -> Advantage:
-    """GRPO plus a share of the reward itself."""
+    """GRPO plus a share of the reward itself. A reconstruction from reviews."""
     return chain(grpo(ddof=ddof, eps=eps), value_anchor(k=k))
 
 
@@ -149,7 +149,7 @@ def pass_k(*, k: int = 2, by: Scope = "group") -> Advantage:
 
 
 def softmax_weights(*, tau: float = 1.0) -> Advantage:
-    """Shares of the group that sum to 1."""
+    """Shares of the group that sum to 1. A reconstruction from an independent account."""
     return chain(softmax(tau=tau))
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("tfgrpo.cli.evaluate", "measure a model, with a version of a store, another one, or none"),
     "store": ("tfgrpo.cli.store", "look at, compare, roll back, export and erase what was learned"),
     "tasks": ("tfgrpo.cli.tasks", "list the tasks that come by name, or check one"),
+    "methods": ("tfgrpo.cli.methods", "list every method that has a name, or all that is said of one"),
     "runs": ("tfgrpo.cli.runs", "list the runs in a folder"),
     "report": ("tfgrpo.cli.report", "one HTML file about a run"),
 }

@@ -134,7 +134,7 @@ def multi_role(with_: Reward, *, diverse: Reward | None = None, delta: float = 0
     """delta accuracy + (1 - delta) diversity (MultiRole-R1, arXiv 2507.20187); `lexical_diversity` unless told.
 
     In a group whose answers are all equally accurate the diversity would get the whole advantage; it is left out there
-    (ours). Solved as `with_` says.
+    (ours), and the diversity is a reconstruction. Solved as `with_` says.
 
     Raises:
         InputError: `delta` is not between 0 and 1.

@@ -61,7 +61,7 @@ def bmas(*, embedder: str | Embedder = "", solved_at: float = 0.9) -> Reward:
     """`bmas_of` the answer's words and those of its best reference answer, each embedded by itself.
 
     Words alone know no order and no negation, and an answer stuffed with the reference's words scores high: join it
-    with a length reward. An empty answer is 0.
+    with a length reward. An empty answer is 0. A reconstruction of Mixed-R1 (arXiv 2505.24164) from its abstract.
 
     Args:
         embedder: "minilm", "hashing" or one of your own; the best one installed by default.

@@ -47,7 +47,7 @@ def safety(
     solved_at: float = 0.5,
     gate: str = "safety",
 ) -> Reward:
-    """Joins the heads of `scorer` to one value and keeps them as named parts (after arXiv 2503.21819; our build).
+    """Joins the heads of `scorer` to one value and keeps them as named parts (arXiv 2503.21819; a reconstruction).
 
     "gate": R = 1[safety >= threshold] sum w_k y_k / sum w_k, and the other parts are 0 behind a closed gate, so that
     an advantage that normalises part by part cannot get past it. "conditional": the other parts are paid only where
