@@ -35,8 +35,8 @@ class Workers:
         {'equal': True}
     """
 
-    def __init__(self, script: str, *, purpose: str, size: int = 1) -> None:
-        self._script = Path(__file__).with_name(script)
+    def __init__(self, script: str | Path, *, purpose: str, size: int = 1) -> None:
+        self._script = Path(__file__).parent / script
         self._purpose, self._size = purpose, size
         self._pool: ThreadPoolExecutor | None = None
         self._idle: deque[_Process] = deque()
