@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calls", type=int, default=600)
     parser.add_argument("--seeds", default="10-19")
     parser.add_argument("--latency", default="0.2/1.0", help="seconds of a solver and a critic call")
-    parser.add_argument("--port", type=int, default=8399)
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free, so that two runs never share a server")
 
 
 def post(url: str, body: dict[str, Any]) -> Any:
@@ -45,15 +46,22 @@ def simulator(options: argparse.Namespace) -> Iterator[str]:
     """The running server's URL."""
     folder = Path(options.world).resolve()
     solve, _, reflect = options.latency.partition("/")
-    command = [sys.executable, str(folder / "stub_server.py"), "--port", str(options.port)]
+    port = options.port or _free_port()
+    command = [sys.executable, str(folder / "stub_server.py"), "--port", str(port)]
     server = subprocess.Popen([*command, "--lat-task", solve, "--lat-reflect", reflect], cwd=folder)
-    base = f"http://127.0.0.1:{options.port}"
+    base = f"http://127.0.0.1:{port}"
     try:
         _wait_for(base)
         yield base
     finally:
         server.terminate()
         server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_for(base: str) -> None:
