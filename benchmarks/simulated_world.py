@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calls", type=int, default=600)
     parser.add_argument("--seeds", default="10-19")
     parser.add_argument("--latency", default="0.2/1.0", help="seconds of a solver and a critic call")
-    parser.add_argument("--port", type=int, default=0, help="0: any that is free, so that two runs never share a server")
+    parser.add_argument("--port", type=int, default=0, help="0: a free one, so that no two runs share a world")
 
 
 def post(url: str, body: dict[str, Any]) -> Any:
