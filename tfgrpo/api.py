@@ -26,6 +26,7 @@ from tfgrpo.learner import Gate
 from tfgrpo.plan import DEFAULT_CALLS, share_out
 from tfgrpo.policy import Policy
 from tfgrpo.practice import Practice
+from tfgrpo.recipe import Recipe
 from tfgrpo.record import RunRecord
 from tfgrpo.report import Report
 from tfgrpo.rewards.calling import metrics_to
@@ -75,7 +76,7 @@ async def alearn(
         PolicyError: the model could not be asked; the same call goes on where this one stopped.
     """
     chosen = load_task(task) if isinstance(task, str) else task
-    limit = budget or Budget(calls=DEFAULT_CALLS)
+    recipe, limit = Recipe.of(chosen, group), budget or Budget(calls=DEFAULT_CALLS)
     async with AsyncExitStack() as stack:
         policy = await opened(stack, model)
         spec = _spec(critic, chosen, policy)
@@ -93,20 +94,17 @@ async def alearn(
             "layout": dataclasses.asdict(layout),
         }
         record = stack.enter_context(RunRecord.open(run_folder(Path(runs), run_name(chosen.name, config), new=new)))
-        record.put_state("config", config)
-        done = record.get_state("report")
-        if done is not None:
+        record.put_state("config", config := {**config, "methods": chosen.methods})
+        if (done := record.get_state("report")) is not None:
             return Report.from_json(done).noted("finished before; nothing was asked again")
         events = EventLog(record, *([on_event] if on_event else []))
-        slots, ledger = asyncio.Semaphore(concurrency), Ledger(limit)
-        caller = partial(
-            Caller, record=record, ledger=ledger, concurrency=concurrency, slots=slots, emit=events.publish, seed=seed
-        )
+        caller = _callers(record, limit, concurrency, events, seed)
+        reader = caller(await _reader(stack, critic, spec, policy), solver=False)
         practice = Practice(
             run=record.path.parent.name,
             task=chosen,
             solver=solver_of(caller(policy), chosen.agent),
-            critic=spec.build(caller(await _reader(stack, critic, spec, policy), solver=False)),
+            critic=spec.build(reader),
             critic_name=str(spec),
             store=book,
             record=record,
@@ -116,10 +114,20 @@ async def alearn(
             layout=layout,
             gate=gate,
             seed=seed,
+            recipe=recipe,
+            reader=reader,
         )
         stack.enter_context(bound(chosen.models, partial(caller, solver=False), policy))
         stack.enter_context(metrics_to(events.emit))
         return await _finished(practice, config, [*_notices(budget, book), *notices(chosen.models)])
+
+
+def _callers(record: RunRecord, limit: Budget, concurrency: int, events: EventLog, seed: int) -> Callable[..., Caller]:
+    """What makes the callers of a run: they share its record, its budget and its slots."""
+    slots, ledger = asyncio.Semaphore(concurrency), Ledger(limit)
+    return partial(
+        Caller, record=record, ledger=ledger, concurrency=concurrency, slots=slots, emit=events.publish, seed=seed
+    )
 
 
 async def _finished(practice: Practice, config: dict[str, Any], notices: list[str]) -> Report:

@@ -10,12 +10,15 @@ from typing import Any
 
 from tfgrpo.budget import Budget, Ledger
 from tfgrpo.critic import CriticSpec
+from tfgrpo.grouping import Preparing
 from tfgrpo.plan import CRITIC_CALLS_PER_GROUP, CRITIC_TOKENS, DEFAULT_CALLS, Shares, share_out, typical_call
 from tfgrpo.policy import Policy, connect
 from tfgrpo.policy.base import Price
+from tfgrpo.recipe import Recipe
 from tfgrpo.task import Task, load_task
 
 JUDGE_TOKENS = (600, 100)  # beside the answer that is judged
+PREPARE_TOKENS = (250, 300)  # of one problem's wordings or hints
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +81,7 @@ def estimate(
         InputError: what `learn` would refuse: an unknown name, a dollar budget without a price, too small a budget.
     """
     chosen = load_task(task) if isinstance(task, str) else task
+    recipe = Recipe.of(chosen, group)
     policy = connect(model) if isinstance(model, str) else model
     limit = budget or Budget(calls=DEFAULT_CALLS)
     reader = critic if critic is None or not isinstance(critic, str) else _reader(critic, policy)
@@ -88,10 +92,13 @@ def estimate(
             Ledger(limit).require_price(asked.name, asked.price)
     shares = share_out(limit, chosen, group_size=group, samples=chosen.test_samples, price=policy.price)
     prompt, answer = typical_call(chosen)
-    calls = shares.groups * group + 2 * shares.gate_pairs + shares.test_calls
+    calls = shares.calls_each * (shares.answers + 2 * shares.gate_pairs) + shares.test_calls
     parts = {"solver": Part.of(calls, prompt, answer, policy.price)}
     if asks is not None:
         parts["critic"] = Part.of(round(CRITIC_CALLS_PER_GROUP * shares.groups), *CRITIC_TOKENS, asks.price)
+    if isinstance(recipe.grouping(group)[0], Preparing):
+        made = min(len(chosen.learn), shares.answers // group)
+        parts["prepare"] = Part.of(made, *PREPARE_TOKENS, (asks or policy).price)
     for late in chosen.models:
         parts["judge"] = Part.of(calls, JUDGE_TOKENS[0] + answer, JUDGE_TOKENS[1], (late.policy or policy).price)
     return Estimate(task=chosen.name, model=policy.name, group=group, shares=shares, parts=parts, budget=limit)

@@ -21,14 +21,15 @@ import numpy as np
 
 from experience_store import Edit, Experience, Layout, Snapshot, Version
 from tfgrpo.advantage import Values
+from tfgrpo.collect import Fill
 from tfgrpo.consolidate import Consolidator, Embedder, normal_form
 from tfgrpo.critic.base import Critic, Reading
 from tfgrpo.dressing import dressed
 from tfgrpo.events import EventLog, recorded
 from tfgrpo.evidence import Wealth
-from tfgrpo.pool import Entry, Pool
+from tfgrpo.pool import Draw, Entry, Pool
 from tfgrpo.relevance import Relevance
-from tfgrpo.types import Group, Problem, Prompt
+from tfgrpo.types import Group, Problem, Prompt, Rollout
 
 Gate: TypeAlias = Literal["evidence", "strict", "none"]
 """*evidence* ships what helps and what is undecided with a positive expected effect, *strict* only what helps,
@@ -62,7 +63,8 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A group that is about to be sampled."""
+    """A group that is about to be sampled. `fill` puts the entries that were drawn for it into later stages' prompts,
+    from what was known when it was planned."""
 
     index: int
     problem: Problem
@@ -70,6 +72,7 @@ class Plan:
     applying: frozenset[str]
     known: tuple[Experience, ...]
     version: int
+    fill: Fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +85,33 @@ class Finished:
     informative: bool
 
 
+def comparable(group: Group) -> list[list[Rollout]]:
+    """The rollouts of a group in sets within which a coin alone decided who shows what: the evidence of a group.
+
+    Answers that were helped with a hint, a draft or a reference are left out: what an entry does beside a hint is not
+    what it does when it is served. Answers of different stages are never compared, since a later one is asked only
+    because of what the earlier ones came to, and neither are different kinds of prompt within a stage. Wordings and
+    roles of one stage are: their prompts were dealt together, so that the difference is unbiased between them too.
+    """
+    sets: dict[tuple[int, str], list[Rollout]] = {}
+    for rollout in group.unaided:
+        sets.setdefault((rollout.stage, rollout.kind), []).append(rollout)
+    return list(sets.values())
+
+
 def informative(group: Group, values: Values) -> bool:
     """Whether a group can teach: some advantage is not 0, or all failed and what is right is known.
 
-    Example: a group of equal successes cannot; one of equal failures can when there is a reference answer.
+    Example: a group of equal successes cannot, unless earlier answers of it failed without the hint; one of equal
+    failures can when there is a reference answer.
     """
     if not group.rollouts:
         return False
     if np.any(np.abs(values) > 1e-9):
         return True
     failed = not any(r.score.success for r in group.rollouts)
+    if not failed and any(not r.score.success for r in group.earlier):
+        return True
     return failed and (group.problem.answer is not None or any(r.score.feedback for r in group.rollouts))
 
 
@@ -128,15 +148,25 @@ class ExperienceLearner:
     def plan(self, index: int, problem: Problem, prompts: Sequence[Prompt]) -> Plan:
         """Put the drawn entries into the prompts of a group."""
         rng = np.random.default_rng((self._seed, 2, index))
-        if self.gate == "none":
-            everything = tuple(e.id for e in self.pool.live)
-            shown, applying = (everything,) * len(prompts), frozenset[str]()
-        else:
-            inclusion = self.pool.include(problem, len(prompts), rng)
-            shown, applying = inclusion.shown, inclusion.applying
-        made = tuple(dressed(p, self.snapshot, ids, layout=self.layout) for p, ids in zip(prompts, shown, strict=True))
-        known = tuple(e.experience for e in self.pool.live)
-        return Plan(index, problem, made, applying, known, self.snapshot.version.number)
+        live = self.pool.live
+        everything = tuple(e.id for e in live)
+        draw = Draw(everything, (), everything) if self.gate == "none" else self.pool.draw(problem, rng)
+        fill = partial(self._filled, index, self.snapshot, draw)
+        made = self._dressed(self.snapshot, prompts, draw.deal(len(prompts), rng))
+        known = tuple(e.experience for e in live)
+        return Plan(index, problem, made, draw.applying, known, self.snapshot.version.number, fill)
+
+    def _filled(
+        self, index: int, snapshot: Snapshot, draw: Draw, stage: int, prompts: Sequence[Prompt]
+    ) -> tuple[Prompt, ...]:
+        """The prompts of a later stage, under the version and the questions with which the group was planned."""
+        coin = np.random.default_rng((self._seed, 2, index, stage))
+        return self._dressed(snapshot, prompts, draw.deal(len(prompts), coin))
+
+    def _dressed(
+        self, snapshot: Snapshot, prompts: Sequence[Prompt], shown: Sequence[Sequence[str]]
+    ) -> tuple[Prompt, ...]:
+        return tuple(dressed(p, snapshot, ids, layout=self.layout) for p, ids in zip(prompts, shown, strict=True))
 
     def coverage(self, problem: Problem) -> float:
         """Summed positive effect of the entries that are about this problem in particular."""
@@ -158,7 +188,7 @@ class ExperienceLearner:
         """Whether every answer that had all there is to know about this problem was right: nothing is left to learn."""
         about = [e for e in self.pool.entries.values() if e.id in plan.applying and e.keys]
         slots = [{e.id for e in rivals} for rivals in self.pool.slots(about)]
-        told = [r for r in group.rollouts if all(slot & _ids(r.experiences) for slot in slots)]
+        told = [r for r in group.unaided if all(slot & _ids(r.experiences) for slot in slots)]
         return bool(slots) and bool(told) and all(r.score.success for r in told)
 
     async def update(self, step: int, finished: Sequence[Finished]) -> Version:
@@ -176,16 +206,17 @@ class ExperienceLearner:
         return self.snapshot.version
 
     def _observe(self, done: Finished) -> None:
-        if self.gate == "none" or not done.group.rollouts:
+        if self.gate == "none":
             return
-        shown = [_known_ids(self.pool, r.experiences) for r in done.group.rollouts]
-        values = [r.score.value for r in done.group.rollouts]
-        if not self._clipped and not all(0.0 <= v <= 1.0 for v in values):
-            self._clipped = True
-            self.events.emit(
-                "reward_clipped", group=done.group.index, values=values, why="evidence reads scores as 0..1"
-            )
-        self.pool.observe(shown, done.plan.applying, [min(1.0, max(0.0, v)) for v in values])
+        for rollouts in comparable(done.group):
+            shown = [_known_ids(self.pool, r.experiences) for r in rollouts]
+            values = [r.score.value for r in rollouts]
+            if not self._clipped and not all(0.0 <= v <= 1.0 for v in values):
+                self._clipped = True
+                self.events.emit(
+                    "reward_clipped", group=done.group.index, values=values, why="evidence reads scores as 0..1"
+                )
+            self.pool.observe(shown, done.plan.applying, [min(1.0, max(0.0, v)) for v in values])
 
     def _proposed(self, proposals: Sequence[Edit], known: Sequence[Experience]) -> tuple[Edit, ...]:
         if self.gate == "none":

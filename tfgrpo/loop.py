@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from tfgrpo.advantage import Advantage, Table
 from tfgrpo.collect import Collector
 from tfgrpo.curriculum import Curriculum
-from tfgrpo.errors import BudgetExhausted, TransportError
+from tfgrpo.errors import BudgetExhausted, InputError, TransportError
 from tfgrpo.events import EventLog
 from tfgrpo.grouping import Grouping
 from tfgrpo.learner import ExperienceLearner, Finished, Plan
@@ -87,18 +88,18 @@ class Tally:
         bare = [g for g in groups if not any(r.experiences for r in g.rollouts)]
         self.fresh_groups += len(bare)
         self.fresh_mixed += sum(g.mixed for g in bare)
-        rewards = [r.score.value for g in groups for r in g.rollouts]
-        self.silent = 0 if rewards else self.silent + sum(g.missing for g in groups)
-        self.rollouts += len(rewards)
-        for group in groups:
-            for rollout in group.rollouts:
-                self.usage += rollout.completion.usage
-        if rewards:
+        answers = [r for g in groups for r in (*g.earlier, *g.rollouts)]
+        self.silent = 0 if answers else self.silent + sum(g.missing for g in groups)
+        self.rollouts += len(answers)
+        for answer in answers:
+            self.usage += answer.completion.usage
+        if any(g.unaided for g in groups):
             self.curve.append(_point(step, groups, version))
 
 
 def _point(step: int, groups: Sequence[Group], version: int) -> dict[str, float]:
-    means = [sum(r.score.value for r in g.rollouts) / len(g.rollouts) for g in groups if g.rollouts]
+    """Rewards without help: a curve that hints had lifted would not say what was learned."""
+    means = [sum(r.score.value for r in g.unaided) / len(g.unaided) for g in groups if g.unaided]
     mean = sum(means) / len(means)
     spread = (sum((m - mean) ** 2 for m in means) / max(1, len(means) - 1)) ** 0.5
     half = 1.96 * spread / len(means) ** 0.5
@@ -112,32 +113,67 @@ def _point(step: int, groups: Sequence[Group], version: int) -> dict[str, float]
     }
 
 
+Sized: TypeAlias = Callable[[int], tuple[Grouping, int]]
+"""A group size -> its grouping, and the most answers that one such group asks for."""
+
+Planned: TypeAlias = tuple[Plan, Grouping, float]
+"""A group with its grouping, and what the sampler says its advantages count."""
+
+
+@dataclass(slots=True)
+class Room:
+    """Answers that groups may still ask for; those under way count with the most that they may."""
+
+    left: int
+    most: dict[int, int] = field(default_factory=dict)  # of each group, by its number
+
+    def begin(self, most: int) -> int:
+        """The number of the next group, which may ask for `most` answers."""
+        index = len(self.most)
+        self.most[index] = most
+        self.left -= most
+        return index
+
+    def give_back(self, finished: Sequence[Finished]) -> None:
+        """What finished groups did not need."""
+        for done in finished:
+            self.left += self.most[done.group.index] - done.group.asked
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loop:
-    """Everything a run of the loop needs; `run` is the loop."""
+    """Everything a run of the loop needs; `run` is the loop.
+
+    Groups are begun while `answers` pays for one more at its most. What a group did not need, because no hint was
+    asked for, goes to later ones; it is counted in the order of the steps, so that a run that goes on begins the same
+    groups.
+    """
 
     learner: ExperienceLearner
     collector: Collector
     curriculum: Curriculum
-    grouping: Grouping
+    grouping: Sized
     advantage: Advantage
     schedule: Schedule
     events: EventLog
+    group_size: int
+    answers: int  # that all groups together may ask for
 
     async def run(self) -> Tally:
-        """Sample, learn and commit until the groups are used up, the budget is, or nothing is left to learn."""
+        """Sample, learn and commit until the answers are used up, the budget is, or nothing is left to learn."""
         tally = Tally()
+        room = Room(left=self.answers)
         under_way: deque[tuple[int, asyncio.Task[list[Finished]]]] = deque()
-        planned = 0
         try:
             for step in range(self.schedule.open_steps):
-                planned = self._launch(step, planned, under_way)
+                self._launch(step, room, under_way)
             while under_way:
                 step, task = under_way.popleft()
                 finished = await task
+                room.give_back(finished)
                 version = await self._learn(step, finished, tally)
                 if not tally.stopped:
-                    planned = self._launch(step + self.schedule.open_steps, planned, under_way)
+                    self._launch(step + self.schedule.open_steps, room, under_way)
                 self._tell(step, tally, version)
         finally:
             for _, task in under_way:
@@ -145,29 +181,44 @@ class Loop:
             await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
         return tally
 
-    def _launch(self, step: int, planned: int, under_way: deque[tuple[int, asyncio.Task[list[Finished]]]]) -> int:
-        size = min(self.schedule.step_groups, self.schedule.groups - planned)
-        if size <= 0:
-            return planned
-        plans = [self._plan(planned + n) for n in range(size)]
-        under_way.append((step, asyncio.create_task(self._step(plans), name=f"step {step}")))
-        return planned + size
+    def _launch(self, step: int, room: Room, under_way: deque[tuple[int, asyncio.Task[list[Finished]]]]) -> None:
+        planned: list[Planned] = []
+        usual = self.grouping(self.group_size)[1]
+        while len(planned) < self.schedule.step_groups and room.left >= usual:
+            planned.append(self._plan(room))
+        if planned:
+            under_way.append((step, asyncio.create_task(self._step(planned), name=f"step {step}")))
 
-    def _plan(self, index: int) -> Plan:
+    def _plan(self, room: Room) -> Planned:
+        """The next group, as large as the sampler wants it and the room allows."""
         problem = self.curriculum.next(self.learner.coverage)
-        return self.learner.plan(index, problem, self.grouping(problem, index))
+        grouping, most = self.grouping(self.curriculum.size(problem, self.group_size))
+        if most > room.left:
+            grouping, most = self.grouping(self.group_size)
+        index = room.begin(most)
+        prompts = grouping(problem, index)
+        if len(prompts) > most:
+            raise InputError(
+                f"the grouping {grouping!r} asks for {len(prompts)} answers to problem {problem.id!r}, and the budget "
+                f"was divided by {most}; it must ask no more of a later group than of the first"
+            )
+        return self.learner.plan(index, problem, prompts), grouping, self.curriculum.weight(problem)
 
-    async def _step(self, plans: Sequence[Plan]) -> list[Finished]:
-        results = await asyncio.gather(*(self._group(plan) for plan in plans), return_exceptions=True)
+    async def _step(self, planned: Sequence[Planned]) -> list[Finished]:
+        groups = [self._group(*each) for each in planned]
+        results = await asyncio.gather(*groups, return_exceptions=True)
         failed = [r for r in results if isinstance(r, BaseException)]
         for error in failed:
             if not isinstance(error, BudgetExhausted):
                 raise error
         return [r for r in results if not isinstance(r, BaseException)]
 
-    async def _group(self, plan: Plan) -> Finished:
-        group = await self.collector.group(plan.problem, plan.prompts, plan.index, plan.version)
-        values = self.advantage(Table.of([group]))
+    async def _group(self, plan: Plan, grouping: Grouping, weight: float) -> Finished:
+        group = await self.collector.group(
+            plan.problem, plan.prompts, plan.index, plan.version, grouping=grouping, fill=plan.fill
+        )
+        table = Table.of([group])
+        values = self.advantage(table.with_extras(bin_weight=[weight] * len(table)))
         return await self.learner.read(plan, group, values)
 
     async def _learn(self, step: int, finished: Sequence[Finished], tally: Tally) -> int:
@@ -182,6 +233,7 @@ class Loop:
                 f"paid for is lost: the same command goes on here"
             )
         await self.learner.update(step, finished)
+        self.curriculum.observe([done.group for done in finished])
         for problem in self.learner.taught:
             self.curriculum.revisit(problem)
         self._finished_learning(tally)
@@ -200,7 +252,7 @@ class Loop:
             "step_done",
             step=step,
             groups=tally.groups,
-            planned=self.schedule.groups,
+            planned=max(self.schedule.groups, tally.groups),
             rollouts=tally.rollouts,
             reward=tally.curve[-1]["reward"] if tally.curve else None,
             version=version,

@@ -53,6 +53,30 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """What is in question in one group: settled before its first prompt, and the same for all of its stages.
+
+    `duels` are pairs of ids, "" for none: the two halves of the prompts show one side each.
+    """
+
+    always: tuple[str, ...]
+    duels: tuple[tuple[str, str], ...]
+    order: tuple[str, ...]  # ids as they stand in a prompt
+    applying: frozenset[str] = frozenset()
+
+    def deal(self, size: int, rng: np.random.Generator) -> tuple[tuple[str, ...], ...]:
+        """Which ids each of `size` prompts shows. A coin of its own for every stage: only prompts dealt together can
+        be compared."""
+        shown: list[set[str]] = [set(self.always) for _ in range(size)]
+        for pair in self.duels:
+            sides = [pair[n * 2 // size] for n in range(size)]
+            for n, entry in zip(rng.permutation(size), sides, strict=True):
+                if entry:
+                    shown[n].add(entry)
+        return tuple(tuple(i for i in self.order if i in s) for s in shown)
+
+
+@dataclass(frozen=True, slots=True)
 class Inclusion:
     """Which entries each of the G prompts of a group shows, and which of them apply to its problem."""
 
@@ -107,18 +131,18 @@ class Pool:
 
     def include(self, problem: Problem, size: int, rng: np.random.Generator) -> Inclusion:
         """Draw which entries each of `size` prompts shows: every open question gets a random half of the group."""
+        draw = self.draw(problem, rng)
+        return Inclusion(draw.deal(size, rng), draw.applying)
+
+    def draw(self, problem: Problem, rng: np.random.Generator) -> Draw:
+        """Which entries are in question in a group of this problem, and which stand in all of its prompts."""
         applying = self.applying(problem)
         always = self._beside_the_point(problem, applying)
         first, second = self.effects.draw(rng), self.effects.draw(rng)
         duels = self._without_crowding([self._duel(rivals, first, second) for rivals in self.slots(applying)], first)
-        shown: list[set[str]] = [set(always) for _ in range(size)]
-        for pair in duels:
-            sides = [pair[n * 2 // size] for n in range(size)]
-            for n, entry in zip(rng.permutation(size), sides, strict=True):
-                if entry is not None:
-                    shown[n].add(entry.id)
-        order = [entry.id for entry in self.live]
-        return Inclusion(tuple(tuple(i for i in order if i in s) for s in shown), frozenset(e.id for e in applying))
+        pairs = tuple(("" if a is None else a.id, "" if b is None else b.id) for a, b in duels)
+        order = tuple(entry.id for entry in self.live)
+        return Draw(tuple(always), pairs, order, frozenset(e.id for e in applying))
 
     def _beside_the_point(self, problem: Problem, applying: Sequence[Entry]) -> list[str]:
         """Entries about other problems, as a served prompt would hold them: they are shown and not tested."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from experience_store import Layout, Snapshot, Version
-from tfgrpo.advantage import resolve_advantage
 from tfgrpo.budget import Hold
-from tfgrpo.caller import Solver
+from tfgrpo.caller import Caller, Solver
 from tfgrpo.collect import Collector
 from tfgrpo.critic.base import Critic
 from tfgrpo.curriculum import Curriculum
@@ -20,12 +20,14 @@ from tfgrpo.errors import BudgetExhausted, TransportError
 from tfgrpo.evaluation import Comparison, Evaluation, compare, evaluate_problems
 from tfgrpo.events import EventLog
 from tfgrpo.gate import Gatekeeper, GateResult
-from tfgrpo.grouping import repeat
+from tfgrpo.grouping import Preparing, prepare
 from tfgrpo.learner import ExperienceLearner, Gate, Store
 from tfgrpo.loop import Loop, Schedule, Tally
 from tfgrpo.plan import Shares
+from tfgrpo.recipe import Recipe
 from tfgrpo.record import RunRecord
 from tfgrpo.report import Measured, Report
+from tfgrpo.running import together
 from tfgrpo.task import Task
 from tfgrpo.types import Problem, Prompt
 
@@ -49,11 +51,16 @@ class Practice:
     layout: Layout
     gate: Gate
     seed: int
+    recipe: Recipe
+    reader: Caller
 
     async def go(self) -> Report:
         """Run to the end, or go on with what an earlier process recorded."""
         start = self._start()
         hold = self._hold_test()
+        return await dataclasses.replace(self, task=await self._prepared())._go(start, hold)
+
+    async def _go(self, start: Version, hold: Hold | None) -> Report:
         learner = self._learner(start)
         tally = await self._loop(learner).run()
         _some_answers(tally.rollouts, tally.missing, "rollouts")
@@ -81,6 +88,20 @@ class Practice:
             return None
         return self.solver.ledger.hold(calls=self.shares.test_calls, purpose="evaluate")
 
+    async def _prepared(self) -> Task:
+        """The task with what its grouping needs made once, for no more problems than there will be groups."""
+        grouping, _ = self.recipe.grouping(self.group_size)
+        if not isinstance(grouping, Preparing):
+            return self.task
+        learn, most = self.task.learn, self.shares.answers // self.group_size
+        if len(learn) > most:
+            chosen = np.random.default_rng((self.seed, 4)).permutation(len(learn))[:most]
+            learn = tuple(learn[i] for i in sorted(chosen))
+        made = await prepare(
+            grouping, learn, self.reader, embedder=self.store.embedder, record=self.record, events=self.events
+        )
+        return dataclasses.replace(self.task, learn=made)
+
     def _learner(self, start: Version) -> ExperienceLearner:
         return ExperienceLearner(
             store=self.store,
@@ -105,11 +126,13 @@ class Practice:
                 events=self.events,
                 record=self.record,
             ),
-            curriculum=Curriculum(self.task.learn, self.seed),
-            grouping=repeat(self.group_size),
-            advantage=resolve_advantage("grpo"),
+            curriculum=Curriculum(self.task.learn, self.seed, sampler=self.recipe.sampler),
+            grouping=self.recipe.grouping,
+            advantage=self.recipe.advantage,
             schedule=self.schedule,
             events=self.events,
+            group_size=self.group_size,
+            answers=self.shares.answers,
         )
 
     @property
@@ -156,8 +179,8 @@ class Practice:
         try:
             if unchanged:
                 return await self._measured(start, TEST_EPOCHS[0]), None
-            before, after = await asyncio.gather(
-                self._measured(start, TEST_EPOCHS[0]), self._measured(final, TEST_EPOCHS[1])
+            before, after = await together(
+                [self._measured(start, TEST_EPOCHS[0]), self._measured(final, TEST_EPOCHS[1])]
             )
         except BudgetExhausted as error:
             self.events.emit("test_skipped", why=str(error))
@@ -233,6 +256,7 @@ class Practice:
             seconds=self.solver.ledger.elapsed_s,
             busy_share=self.solver.busy_share(),
             stopped=tally.stopped,
+            methods=self.task.methods,
         )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+USUAL = {"grouping": "repeat", "advantage": "grpo", "sampler": "least_covered"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
@@ -65,6 +67,7 @@ class Report:
     busy_share: float = 0.0
     stopped: str = ""
     notices: Sequence[str] = ()
+    methods: Mapping[str, str] = field(default_factory=dict)  # names of grouping, advantage and sampler
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -107,11 +110,16 @@ class Report:
         more = len(self.learned) - len(shown)
         return [head, *shown, *([f"    ... and {more} more"] if more > 0 else [])]
 
+    def _chosen(self) -> str:
+        """The methods that are not the usual ones."""
+        return ", ".join(f"{kind} {name}" for kind, name in self.methods.items() if USUAL.get(kind) != name)
+
     def _facts(self) -> list[str]:
         before = (
             "" if self.mixed_share_before is None else f" ({self.mixed_share_before:.0%} before anything was learned)"
         )
         return [
+            *([f"  methods   {chosen}"] if (chosen := self._chosen()) else []),
             f"  groups    {self.groups} ({self.open_groups} open at once), {self.mixed_share:.0%} mixed{before}",
             f"  spent     {spent_words(self.spend, self.seconds)}",
             *([f"  missing   {self.missing} rollouts"] if self.missing else []),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -39,6 +39,15 @@ def synchronous(verb: Callable[P, Coroutine[Any, Any, T]], name: str) -> Callabl
 
     run.__name__ = run.__qualname__ = name
     return run
+
+
+async def together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Runs all jobs to their end and then raises the first error: replies in flight are paid for and are recorded."""
+    results = await asyncio.gather(*jobs, return_exceptions=True)
+    failed = next((r for r in results if isinstance(r, BaseException)), None)
+    if failed is not None:
+        raise failed
+    return [r for r in results if not isinstance(r, BaseException)]
 
 
 async def interruptible(work: Coroutine[Any, Any, T], folder: Path) -> T:

@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experience_store.types import Layout
 from tfgrpo.agents.base import Agent, Run, as_agent
 from tfgrpo.errors import InputError, unknown_name
+from tfgrpo.grouping.base import GroupingSpec, spec_name
 from tfgrpo.late import LateCaller
 from tfgrpo.policy.base import Sampling
 from tfgrpo.problems import load_problems
@@ -24,8 +25,13 @@ from tfgrpo.rewards.text import gold_text
 from tfgrpo.types import Completion, Problem, Score
 from tfgrpo.user_code import load_object
 
+if TYPE_CHECKING:
+    from tfgrpo.advantage import Advantage
+    from tfgrpo.samplers import SamplerFactory
+
 ENTRY_POINTS = "tfgrpo.tasks"
 FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+DEFAULT_METHODS = {"grouping": "repeat", "advantage": "grpo", "sampler": "least_covered"}
 Splits = tuple[tuple[Problem, ...], tuple[Problem, ...], tuple[Problem, ...]]
 
 
@@ -37,7 +43,8 @@ class Task:
     "lessons", or "examples" for tiny ones. `setting` names a model and setting whose base score lies in 0.1..0.9;
     a task without one is `grader_only`. `models` are those that the reward asks; a run binds them to its
     record and budget. `agent` is a coroutine that answers a problem through a recorded chat client; None asks the
-    model once.
+    model once. `grouping` says which prompts make up a group, by name or as a function of the group size; `advantage`
+    how its rewards become values, `sampler` which problem comes next; `tfgrpo methods` lists the names.
     """
 
     name: str
@@ -54,6 +61,9 @@ class Task:
     models: tuple[LateCaller, ...] = ()
     test_samples: int = 1  # samples of each test problem, before and after
     agent: Agent | Run | None = None
+    grouping: GroupingSpec = None  # None: the problem as often as the group is large
+    advantage: Advantage | str = "grpo"
+    sampler: SamplerFactory | str = ""  # "": the sampler that a run has by default
 
     def __post_init__(self) -> None:
         check_disjoint({"learn": self.learn, "gate": self.gate, "test": self.test})
@@ -62,6 +72,15 @@ class Task:
     def calls_per_answer(self) -> int:
         """Calls that one answer costs at most."""
         return 1 if self.agent is None else as_agent(self.agent).max_calls
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The names of its grouping, advantage and sampler."""
+        return {
+            "grouping": spec_name(self.grouping),
+            "advantage": _named(self.advantage),
+            "sampler": _named(self.sampler) or DEFAULT_METHODS["sampler"],
+        }
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -90,8 +109,15 @@ class Task:
         ]
         how += [str(self.test_samples), *(model.name for model in self.models)]
         how += [] if self.agent is None else as_agent(self.agent).fingerprint
+        how += [list(item) for item in self.methods.items() if item not in DEFAULT_METHODS.items()]
         text = json.dumps([self.name, self.objective, self.critic, how, splits], sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _named(spec: object) -> str:
+    """The name of a method that is given by name or as an object of the user's."""
+    name = spec if isinstance(spec, str) else getattr(spec, "name", None)
+    return name if isinstance(name, str) else spec_name(spec)  # type: ignore[arg-type]
 
 
 def _plain(problem: Problem) -> list[Any]:

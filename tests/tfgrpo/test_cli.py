@@ -67,6 +67,11 @@ SOLVER = ("--model", "http://127.0.0.1:9/v1#solver")
         ),
         (["learn", "FILE", *SOLVER, "--reward", "exact", "--group", "many"], "expected a whole number, got 'many'"),
         (["learn", "FILE", *SOLVER, "--reward", "exact", "--store", "./here@v3"], "tfgrpo store rollback ./here v3"),
+        (["learn", "FILE", *SOLVER, "--reward", "exact", "--grouping", "hint"], "did you mean 'hints'"),
+        (["learn", "FILE", *SOLVER, "--reward", "exact", "--grouping", "hints"], "give meta['hints']"),
+        (["learn", "FILE", *SOLVER, "--reward", "exact", "--grouping-option", "levels=2"], "needs --grouping"),
+        (["learn", "FILE", *SOLVER, "--reward", "exact", "--advantage", "rlo"], "did you mean 'rloo'"),
+        (["learn", "FILE", *SOLVER, "--reward", "exact", "--sampler", "vass"], "did you mean 'vas'"),
         (["learn", "FILE", *SOLVER, "--reward", "judge"], "--judge openai/NAME"),
         (["learn", "FILE", *SOLVER, "--reward", "exact", "--rubric", "be nice"], "--rubric is for --reward judge"),
         (["learn", "FILE", "--reward", "exact", "--model", "gpt"], "openai/NAME"),
@@ -93,6 +98,23 @@ def test_bad_input_is_one_line_that_says_what_to_do(args, said, tmp_path, monkey
     assert said in result.err
     assert "Traceback" not in result.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["flags.jsonl"]  # nothing was started
+
+
+def test_methods_are_chosen_on_the_command_line_and_named_in_what_it_prints(tmp_path):
+    chosen = ("--grouping", "roles", "--grouping-option", "per_group=2", "--advantage", "rloo", "--sampler", "vas")
+    empty_store(tmp_path)
+    with served() as server:
+        plan = call(*learn_args(tmp_path, server, *chosen, "--dry-run"))
+        said = call(*learn_args(tmp_path, server, *chosen, "--json", calls=60))
+        text = call(*learn_args(tmp_path, server, *chosen, calls=60))
+    assert plan.code == said.code == text.code == 0
+    named = {"grouping": "roles(per_group=2)", "advantage": "rloo", "sampler": "vas"}
+    assert said.json["methods"] == said.json["config"]["methods"] == named
+    assert "methods   grouping roles(per_group=2), advantage rloo, sampler vas" in text.out
+    told = [m["content"] for r in server.requests for m in r["messages"] if m["role"] == "system"]
+    assert any("You are" in words for words in told)
+    help_text = call("learn", "--help").out
+    assert all(name in help_text for name in ("hints_replace_one", "rloo", "easy_to_hard"))
 
 
 def test_no_key_names_the_variable(tmp_path):

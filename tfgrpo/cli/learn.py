@@ -21,6 +21,7 @@ from tfgrpo.report import Report
 
 def configure(parser: argparse.ArgumentParser) -> None:
     options.add_task(parser)
+    options.add_methods(parser)
     options.add_model(parser)
     parser.add_argument(
         "--critic",
@@ -57,7 +58,7 @@ async def _learn(args: argparse.Namespace) -> int:
         )
     async with AsyncExitStack() as stack:
         model = options.solver_of(stack, args)
-        task = options.task_of(stack, args)
+        task = options.with_methods(options.task_of(stack, args), args)
         task, critic = options.critic_of(stack, args, task, model)
         budget = options.budget_of(args)
         plan = estimate(task, model=model, critic=critic, budget=budget, group=args.group)

@@ -16,6 +16,7 @@ from tfgrpo.budget import Budget
 from tfgrpo.cli.parsing import number
 from tfgrpo.critic import CriticSpec
 from tfgrpo.errors import InputError
+from tfgrpo.grouping import GROUPINGS, grouping_spec
 from tfgrpo.late import LateCaller
 from tfgrpo.policy import Policy, connect
 from tfgrpo.rewards.base import Reward
@@ -45,6 +46,19 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--task-option", metavar="K=V", action="append", default=[], help="for the task's function")
     group.add_argument("--max-tokens", metavar="N", type=number(1), help="of one answer")
     group.add_argument("--temperature", metavar="T", type=number(0, whole=False))
+
+
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """How groups are asked, valued and ordered, instead of the task's own way."""
+    from tfgrpo.advantage import ADVANTAGES  # noqa: PLC0415 - numpy; only `learn` asks for it
+    from tfgrpo.samplers import SAMPLERS  # noqa: PLC0415
+
+    text = "Each also as module:function; what they do: tfgrpo methods."
+    group = parser.add_argument_group("methods", description=text)
+    group.add_argument("--grouping", metavar="NAME", help=f"prompts of a group: {', '.join(GROUPINGS)}")
+    group.add_argument("--grouping-option", metavar="K=V", action="append", default=[], help="such as levels=2")
+    group.add_argument("--advantage", metavar="NAME", help=f"values of rewards: {', '.join(ADVANTAGES)}")
+    group.add_argument("--sampler", metavar="NAME", help=f"order of problems: {', '.join(SAMPLERS)}")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +164,17 @@ def task_of(stack: AsyncExitStack, args: argparse.Namespace) -> Task:
     return dataclasses.replace(
         task, reward=reward or task.reward, sampling=sampling, models=models, test_samples=samples
     )
+
+
+def with_methods(task: Task, args: argparse.Namespace) -> Task:
+    """The task with the grouping, advantage and sampler that were asked for."""
+    options = pairs_of(args.grouping_option, "--grouping-option")
+    if options and args.grouping is None:
+        raise InputError("--grouping-option needs --grouping")
+    given: dict[str, Any] = {name: getattr(args, name) for name in ("advantage", "sampler") if getattr(args, name)}
+    if args.grouping is not None:
+        given["grouping"] = grouping_spec(args.grouping, **options)
+    return dataclasses.replace(task, **given)
 
 
 def reward_of(stack: AsyncExitStack, args: argparse.Namespace) -> tuple[Reward | None, tuple[LateCaller, ...]]:

@@ -24,6 +24,8 @@ TROUBLES = {
     "usage_missing": "{note}",
     "subscriber_failed": "{subscriber} failed: {error}",
     "test_skipped": "the test could not be finished: {why}",
+    "preparation_failed": "problem {problem} stays as it is, its wordings or hints could not be made: {error}",
+    "anchor_refused": "the reference solution of problem {problem} is not solved in the reward's eyes: {outcome}",
     "critic_failed": "the critic's reply was of no use: {error}",
 }
 
@@ -49,6 +51,7 @@ class View:
             return _started(data)
         if event.name == "group_done":
             self.groups += 1
+            self.planned = max(self.planned, self.groups)  # staged groupings plan with the most a group may ask
         elif event.name == "step_done":
             self.step = dict(data)
         elif event.name == "test_progress":

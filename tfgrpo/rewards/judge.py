@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from tfgrpo.policy.base import Sampling
 from tfgrpo.record import CallKey
-from tfgrpo.rewards.base import GroupFunction, Reward, group_reward, outcomes
+from tfgrpo.rewards.base import GroupFunction, Reward, each_alone, group_reward, outcomes
 from tfgrpo.rewards.json_schema import first_json
 from tfgrpo.rewards.text import MAX_CHARS
 from tfgrpo.types import Completion, Message, Problem, Score
@@ -82,7 +82,7 @@ def judge(
         return await outcomes([one(problem, c, k) for k, c in enumerate(completions)], problem, "judge")
 
     fn: GroupFunction = scores
-    return group_reward(fn, name="judge")
+    return each_alone(group_reward(fn, name="judge"))
 
 
 def _repair(reply: Completion, complaint: str) -> list[Message]:

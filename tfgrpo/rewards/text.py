@@ -76,7 +76,20 @@ def _holds(gold: Any, plain_question: str) -> bool:
 
 def answer_text(problem: Problem, completion: Completion) -> str:
     """What the rewards on text read of a completion."""
-    return without_echo(completion.text, problem)
+    return without_echo(without_thought(completion.text), problem)
+
+
+def without_thought(answer: str) -> str:
+    """What follows a thought at the beginning of an answer; a thought that was never closed is no answer's beginning.
+
+    Example:
+        >>> without_thought("<think>3 or 5? 5.</think> 5"), without_thought("5 <think>")
+        (' 5', '5 <think>')
+    """
+    if not answer.lstrip().startswith("<think>"):
+        return answer
+    _, closed, rest = answer.partition("</think>")
+    return rest if closed else answer
 
 
 def golds(problem: Problem, name: str) -> tuple[str, ...]:
