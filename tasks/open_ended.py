@@ -48,29 +48,31 @@ def task(
     rubric: str = RUBRIC,
     topology: Topology = "auto",
     margin: float = 0.0,
+    judge_tokens: int = 400,
 ) -> Task:
     """Generated requests for two or three sentences; the answers of a group meet in a tournament.
 
     Args:
         judge: the model that compares, asked through the run's record and budget. Without one it is the model that
             writes, which likes its own style: the report then says so. A group of N answers costs `comparisons(N)`
-            matches of two calls each.
+            matches of two calls each. It must be able to write JSON: the packaged model is too small for that.
         rubric: by which answers are compared, and graded where one stands alone.
         topology: "auto" is a round robin up to 4 answers and seeded elimination above.
         margin: scores no further apart than this tie.
+        judge_tokens: the most that one verdict may be long.
 
     Raises:
         InputError: an unknown topology, or a negative margin.
     """
     late = LateCaller() if judge is None else late_caller(judge)
-    alone = graded(late, rubric=rubric, show_reference=False)
+    alone = graded(late, rubric=rubric, show_reference=False, max_tokens=judge_tokens)
     learning, gating, testing = generate(_make, (learn, gate, test), seed)
     return Task(
         name="open_ended",
         learn=learning,
         gate=gating,
         test=testing,
-        reward=tournament(late, rubric=rubric, topology=topology, margin=margin, alone=alone),
+        reward=tournament(late, rubric=rubric, topology=topology, margin=margin, alone=alone, max_tokens=judge_tokens),
         objective=f"Write so that a judge with this rubric prefers the text: {rubric}",
         sampling=Sampling(temperature=1.0, max_tokens=160),
         models=(late,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,8 +14,9 @@ import experience_store
 from tasks.open_ended import task
 from tests.scripted import ScriptedPolicy
 from tfgrpo import Budget, LateCaller, aevaluate, alearn, connect
-from tfgrpo.errors import InputError, MissingExtraError
+from tfgrpo.errors import InputError, MissingExtraError, TransportError
 from tfgrpo.record import RunRecord
+from tfgrpo.types import Completion
 
 
 def length_judge(messages: list[dict[str, Any]], sampling: Any) -> str:
@@ -67,14 +69,47 @@ def test_judges_by_name_and_as_late_callers() -> None:
         task(topology="swiss")  # type: ignore[arg-type]
 
 
+class Reader:
+    """The packaged model as a judge. It is too small to write JSON, so the length of its words becomes the grade."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy, self.name, self.price = policy, f"{policy.name} as a judge", policy.price
+
+    async def complete(self, messages: Any, sampling: Any) -> Completion:
+        reply = await self.policy.complete(messages, dataclasses.replace(sampling, schema=None, max_tokens=8))
+        size = len(reply.text) % 11
+        names = {"first": size, "second": 10 - size} if "first" in sampling.schema["properties"] else {"score": size}
+        return dataclasses.replace(reply, text=json.dumps({"reason": reply.text, **names}))
+
+    async def aclose(self) -> None:
+        pass
+
+
 @pytest.mark.slow
 async def test_a_run_with_a_real_model(tmp_path: Path) -> None:
     policy = connect("local/smollm2")
+    made = task(learn=2, gate=0, test=1, judge=Reader(policy))
+    made = dataclasses.replace(made, sampling=dataclasses.replace(made.sampling, max_tokens=24))
     try:
-        report = await learned(task(learn=2, gate=0, test=1), policy, tmp_path, calls=8, group=2)
+        report = await learned(made, policy, tmp_path, calls=8, group=2)
     except MissingExtraError as error:
         pytest.skip(str(error))
     finally:
         await policy.aclose()
     with RunRecord.open(report.folder, read_only=True) as record:
-        assert list(record.calls("judge"))
+        assert list(record.calls("judge")) and not list(record.events("reward_failed"))
+    assert report.groups >= 1 and report.rollouts >= 2
+
+
+@pytest.mark.slow
+async def test_a_model_too_small_to_judge_itself_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+    policy = connect("local/smollm2")
+    made = task(learn=1, gate=0, test=1, judge_tokens=12)
+    made = dataclasses.replace(made, sampling=dataclasses.replace(made.sampling, max_tokens=12))
+    try:
+        with pytest.raises(TransportError, match="not one of the"):
+            await learned(made, policy, tmp_path, calls=4, group=2)
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    finally:
+        await policy.aclose()
