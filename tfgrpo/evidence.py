@@ -29,6 +29,7 @@ and coverage are tested; the priors are measured choices (docs/decisions.md).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -55,6 +56,10 @@ SPECIFIC = Prior(mean=0.2, sd=0.4)
 """An entry about some problems, written after seeing one of them answered: usually right, and strong where it is."""
 GENERAL = Prior(mean=0.0, sd=0.2)
 """Advice that applies everywhere: as often bad as good, and weak."""
+
+
+EM_STEPS = 50
+"""More change a learned prior by less than a thousandth."""
 
 
 class EffectModel:
@@ -94,6 +99,31 @@ class EffectModel:
         self._precision = self._precision + centred.T @ centred / NOISE_VARIANCE
         self._shift = self._shift + centred.T @ (reward - reward.mean()) / NOISE_VARIANCE
         self._mean = None
+
+    def refitted(self, columns: Sequence[int], prior: Prior) -> EffectModel:
+        r"""The same evidence under a prior of `columns` that is learned from their effects (empirical Bayes, by EM).
+
+        With k columns of posterior means m and deviations s, and the given prior N(m0, s0^2) as one more of them, so
+        that a few columns change little:
+
+            mu    = (sum(m) + m0 tau^2 / s0^2) / (k + tau^2 / s0^2)
+            tau^2 = (sum((m - mu)^2 + s^2) + s0^2) / (k + 1)
+
+        Source: the textbook normal hierarchical model (Efron & Morris, 1973).
+        """
+        at = np.asarray(columns, dtype=np.int64)
+        mu, variance = prior.mean, prior.sd**2
+        fitted = self
+        for _ in range(EM_STEPS if len(at) else 0):
+            fitted = EffectModel()
+            fitted._precision, fitted._shift = self._precision.copy(), self._shift.copy()
+            fitted._precision[at, at] += 1.0 / variance - prior.sd**-2
+            fitted._shift[at] += mu / variance - prior.mean * prior.sd**-2
+            m, s = fitted.mean[at], fitted.sd[at]
+            weight = variance / prior.sd**2
+            mu = float((m.sum() + prior.mean * weight) / (len(at) + weight))
+            variance = float((prior.sd**2 + ((m - mu) ** 2 + s**2).sum()) / (1 + len(at)))
+        return fitted
 
     def _solve(self) -> Array:
         if self._mean is None:

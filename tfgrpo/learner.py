@@ -262,6 +262,7 @@ class ExperienceLearner:
         """Settle what ships under the gate's policy and commit it."""
         if self.gate == "none":
             return self.snapshot.version
+        self.pool.learn_priors()
         wanted = [e for e in self.pool.live if self._ships(e)]
         best = self.pool.best_of_slots(wanted)
         edits: list[Edit] = []

@@ -47,16 +47,18 @@ class Schedule:
 
     @staticmethod
     def of(groups: int, *, group_size: int, concurrency: int) -> Schedule:
-        """About a quarter of the run is open at once, and no more than keeps the slots busy.
+        """About a quarter of the run is open at once, no more than keeps the slots busy, in waves of equal size.
 
         Example:
             >>> Schedule.of(150, group_size=4, concurrency=64)
-            Schedule(groups=150, step_groups=8, open_steps=4)
+            Schedule(groups=150, step_groups=7, open_steps=5)
         """
         useful = max(1, -(-2 * concurrency // group_size))
         opened = max(1, min(useful, groups // OPEN_SHARE))
+        waves = max(1, round(groups / opened))
+        opened = -(-groups // waves)  # a last wave of a few groups would take as long as a full one
         step = max(1, min(MAX_STEP_GROUPS, opened // 4))
-        return Schedule(groups=groups, step_groups=step, open_steps=max(1, round(opened / step)))
+        return Schedule(groups=groups, step_groups=step, open_steps=-(-opened // step))
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What is said of every named method: where it comes from and how sure we are. docs/methods.md is made of these rows."""
+"""What is said of every named method: where it comes from and how sure we are. docs/methods.md is made of it."""
 
 from __future__ import annotations
 

@@ -110,6 +110,14 @@ class Pool:
         """Posterior mean effect, in reward."""
         return float(self.effects.mean[entry.column])
 
+    def learn_priors(self) -> None:
+        """Believe of general advice what general advice was worth in this run, before the undecided are judged.
+
+        Where much of it was proposed and little helped, those that look good by chance are no longer believed.
+        """
+        general = [entry.column for entry in self.entries.values() if not entry.keys]
+        self.effects = self.effects.refitted(general, GENERAL)
+
     def applying(self, problem: Problem) -> tuple[Entry, ...]:
         """The live entries that say something about this problem; an example never about the one it solves."""
         held = words(problem.question)

@@ -26,6 +26,42 @@ def test_an_entry_that_is_always_or_never_shown_teaches_nothing():
     assert model.sd[0] == pytest.approx(0.3)
 
 
+def many(rng: np.random.Generator, effects: np.ndarray, prior: Prior, groups: int = 120) -> EffectModel:
+    """A model that has seen entries with these true effects, each in a random half of the prompts."""
+    model = EffectModel()
+    for _ in effects:
+        model.add(prior)
+    for _ in range(groups):
+        shown = rng.integers(0, 2, (6, len(effects))).astype(float)
+        model.observe(shown, 0.5 + shown @ effects + rng.normal(0, NOISE_VARIANCE**0.5, 6))
+    return model
+
+
+def test_what_looks_good_by_chance_among_many_that_harm_is_believed_less():
+    prior, believed, still = Prior(mean=0.0, sd=0.2), 0, 0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        effects = rng.normal(-0.03, 0.02, 40)
+        plain = many(rng, effects, prior)
+        learned = plain.refitted(range(40), prior)
+        assert ((learned.mean - effects) ** 2).mean() < 0.65 * ((plain.mean - effects) ** 2).mean()
+        believed, still = believed + (plain.mean > 0).sum(), still + (learned.mean > 0).sum()
+    assert still < 0.65 * believed
+
+
+def test_a_strong_effect_among_weak_ones_survives_a_learned_prior():
+    rng, prior = np.random.default_rng(4), Prior(mean=0.0, sd=0.2)
+    effects = np.r_[0.25, rng.normal(-0.03, 0.02, 30)]
+    assert many(rng, effects, prior).refitted(range(31), prior).mean[0] > 0.15
+
+
+def test_one_column_changes_little_and_none_nothing():
+    rng, prior = np.random.default_rng(5), Prior(mean=0.0, sd=0.2)
+    model = many(rng, np.array([0.1]), prior, groups=20)
+    assert model.refitted([0], prior).mean[0] == pytest.approx(model.mean[0], abs=0.02)
+    assert model.refitted([], prior) is model
+
+
 def test_the_difficulty_of_a_group_does_not_matter():
     shown, reward = np.array([[1.0], [0.0]]), np.array([0.6, 0.1])
     easy, hard = EffectModel(), EffectModel()
