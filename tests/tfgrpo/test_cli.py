@@ -73,6 +73,8 @@ SOLVER = ("--model", "http://127.0.0.1:9/v1#solver")
         (["learn", "FILE", *SOLVER, "--reward", "exact", "--advantage", "rlo"], "did you mean 'rloo'"),
         (["learn", "FILE", *SOLVER, "--reward", "exact", "--sampler", "vass"], "did you mean 'vas'"),
         (["learn", "FILE", *SOLVER, "--reward", "judge"], "--judge openai/NAME"),
+        (["learn", "FILE", *SOLVER, "--reward", "tournament"], "--judge openai/NAME"),
+        (["learn", "FILE", *SOLVER, "--reward", "exact", "--judge", "openai/m"], "--judge is for --reward judge, "),
         (["learn", "FILE", *SOLVER, "--reward", "exact", "--rubric", "be nice"], "--rubric is for --reward judge"),
         (["learn", "FILE", "--reward", "exact", "--model", "gpt"], "openai/NAME"),
         (["learn", "largest_of_three", *SOLVER, "--task-option", "lern=3"], "did you mean 'learn'"),

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("task")
     group.add_argument("--reward", metavar="NAME", help=f"{', '.join(REWARDS)}, or module:function")
     group.add_argument("--reward-option", metavar="K=V", action="append", default=[], help="such as tolerance=0.01")
-    group.add_argument("--judge", metavar="MODEL", help="the model that --reward judge asks")
+    group.add_argument("--judge", metavar="MODEL", help="the model that the reward asks: judge, tournament, safety")
     group.add_argument("--rubric", metavar="TEXT", help="what the judge grades by; @FILE reads it from a file")
     group.add_argument("--val", metavar="FILE", help="problems for the gate (else dealt from TASK by id)")
     group.add_argument("--test", metavar="FILE", help="problems to measure on (else dealt from TASK by id)")
@@ -180,20 +181,31 @@ def with_methods(task: Task, args: argparse.Namespace) -> Task:
 def reward_of(stack: AsyncExitStack, args: argparse.Namespace) -> tuple[Reward | None, tuple[LateCaller, ...]]:
     """The reward, and the models that it asks."""
     options = pairs_of(args.reward_option, "--reward-option")
-    if args.reward != "judge":
-        for name, value in (("--judge", args.judge), ("--rubric", args.rubric)):
-            if value is not None:
-                raise InputError(f"{name} is for --reward judge, got --reward {args.reward}")
-        if args.reward is None and options:
+    accepted = options_of(args.reward)
+    for name, value, option in (("--judge", args.judge, "caller"), ("--rubric", args.rubric, "rubric")):
+        if value is not None and option not in accepted:
+            takers = ", ".join(known for known in REWARDS if option in options_of(known))
+            raise InputError(f"{name} is for --reward {takers}, got --reward {args.reward}")
+    if args.reward is None:
+        if options:
             raise InputError("--reward-option needs --reward")
-        return (resolve_reward(args.reward, **options) if args.reward else None), ()
-    if args.judge is None:
-        raise InputError("--reward judge needs the model that judges: --judge openai/NAME")
-    url = beside(args, args.judge, args.judge_base_url)
-    late = LateCaller(model_of(stack, args.judge, base_url=url, price=args.judge_price))
+        return None, ()
     if args.rubric is not None:
         options["rubric"] = text_of(args.rubric)
-    return resolve_reward("judge", caller=late, **options), (late,)
+    if args.judge is None:
+        if accepted.get("caller") is Parameter.empty:
+            raise InputError(f"--reward {args.reward} needs the model that judges: --judge openai/NAME")
+        return resolve_reward(args.reward, **options), ()
+    url = beside(args, args.judge, args.judge_base_url)
+    late = LateCaller(model_of(stack, args.judge, base_url=url, price=args.judge_price))
+    return resolve_reward(args.reward, caller=late, **options), (late,)
+
+
+def options_of(reward: str | None) -> dict[str, object]:
+    """The options of a reward by name, with their defaults; none for a user's own function."""
+    if reward not in REWARDS:
+        return {}
+    return {name: p.default for name, p in signature(REWARDS[reward].make).parameters.items()}
 
 
 def critic_of(
