@@ -66,9 +66,11 @@ def test_the_python_runs(tmp_path):
             done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
             assert done.returncode == 0, f"{code}\n{done.stderr}"
             printed.append(done.stdout)
-    learned, own, application = printed
+    learned, own, estimator, agent, application = printed
     assert "test " in learned and "->" in learned and "gain" in learned
     assert "solver calls" in own or "calls" in own
+    assert "share_of_best" in estimator and "vas" in estimator
+    assert "accepted" in agent
     assert re.search(r"It is \w+\. \('E\d+@\d+'", application)
     assert server.requests
 

@@ -123,7 +123,7 @@ class Advantage:
     """
 
     steps: tuple[Step, ...]
-    name: str = ""  # "grpo(scaling='batch')" where it was chosen by name
+    name: str = ""  # "grpo(scaling='batch')" where it was chosen by name, else those of its steps
 
     def __call__(self, table: Table) -> Values:
         return self.columns(table).advantage
@@ -166,7 +166,11 @@ def chain(*steps: Step | Advantage) -> Advantage:
                 f"{step.name} changes the parts of the score, but no step after it reads them: "
                 f"follow it with sum_parts() or decoupled()"
             )
-    return Advantage(steps=flat)
+    return Advantage(steps=flat, name=" + ".join(_name_of(step) for step in flat))
+
+
+def _name_of(step: Step) -> str:
+    return step.name if isinstance(step, Tagged) else str(getattr(step, "__name__", type(step).__name__))
 
 
 def _flat(steps: tuple[Step | Advantage, ...]) -> Iterator[Step]:
