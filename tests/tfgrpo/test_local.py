@@ -234,3 +234,18 @@ async def test_the_packaged_model_knows_the_capital_of_france() -> None:
     assert any("Paris" in c.text for c in got)
     assert [c.text for c in again] == [c.text for c in got]
     assert math.isclose(sum(c.cost_usd or 0 for c in got), 0)
+
+
+async def test_log_probs_at_the_sampling_temperature(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    policy = policy_at(folder)
+    extra = {"segments": True, "tempered": True}
+    (done,) = await answers(policy, [("the largest", Sampling(seed=1, max_tokens=9, temperature=0.6, extra=extra))])
+    await policy.aclose()
+    asked, written = done.segments
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    logits = model(torch.tensor([[*asked.token_ids, *written.token_ids]])).logits[0, len(asked.token_ids) - 1 : -1]
+    expected = torch.log_softmax(logits / 0.6, -1).gather(-1, torch.tensor(written.token_ids)[:, None])[:, 0]
+    assert list(written.logps) == pytest.approx(expected.tolist(), abs=1e-4)

@@ -12,9 +12,9 @@ import json
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tfgrpo.policy.local_loading import LoadedModel
 
 GATHER_S = 0.004  # how long an idle model waits for more requests after the first
-EXTRA = ("segments",)  # what `Sampling.extra` may hold
+EXTRA = ("segments", "tempered")  # what `Sampling.extra` may hold
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -52,7 +52,8 @@ class LocalPolicy:
     Equal requests with equal seeds get equal answers: give each sample of a group a seed of its own.
 
     `Sampling.extra={"segments": True}` adds the token ids, and the model's own log-probabilities of the tokens it
-    wrote (temperature 1, before top_p), to `Completion.segments`.
+    wrote (temperature 1, before top_p), to `Completion.segments`; with `"tempered": True` at the temperature they were
+    sampled at.
 
     Args:
         model: `local/smollm2` or `local/FOLDER`.
@@ -113,13 +114,8 @@ class LocalPolicy:
             RequestError: the prompt is longer than the model's context, or an option is not known here.
             TransportError: the model failed (out of memory) or was closed.
         """
-        if "tools" in sampling.extra:
-            raise RequestError(f"{self.name} has no tool calls of its own; use react(..., protocol='text')")
-        if unknown := set(sampling.extra) - set(EXTRA):
-            raise RequestError(f"{self.name} knows no option {sorted(unknown)}; Sampling.extra may hold {EXTRA}")
-        if sampling.max_tokens < 1:
-            raise RequestError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
-        request = _Request(messages=_with_schema(messages, sampling), sampling=sampling)
+        check_sampling(self.name, sampling)
+        request = _Request(messages=with_schema(messages, sampling), sampling=sampling)
         with self._lock:
             self._open.add(request)
             self._waiting.put(request)
@@ -205,34 +201,14 @@ class LocalPolicy:
 
     def _row(self, request: _Request) -> Row | None:
         """The request as a row of the engine; None when it cannot be asked, which its caller is told."""
-        from tfgrpo.policy.local_engine import Row  # noqa: PLC0415
-
         assert self._loaded is not None
         try:
-            prompt = self._loaded.prompt_ids(request.messages)
+            return row_of(self._loaded, request.messages, request.sampling, gone=request.answer.cancelled)
         except RequestError as error:
             self._open.discard(request)
             if request.answer.set_running_or_notify_cancel():
                 request.answer.set_exception(error)
             return None
-        sampling = request.sampling
-        return Row(
-            prompt=prompt,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=min(sampling.max_tokens, self._loaded.context - len(prompt)),
-            rng=random.Random(sampling.seed),
-            logprobs=bool(sampling.extra.get("segments")),
-            finished=lambda row: request.answer.cancelled() or self._stop_at(row, sampling) is not None,
-        )
-
-    def _stop_at(self, row: Row, sampling: Sampling) -> int | None:
-        """Where the answer's text is cut, if one of the stop strings stands in it."""
-        if not sampling.stop:
-            return None
-        assert self._loaded is not None
-        text = self._loaded.text(row.tokens)
-        return min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=None)
 
     def _settle(self) -> None:
         """Hands out the answers that are finished."""
@@ -245,25 +221,71 @@ class LocalPolicy:
 
     def _completion(self, row: Row, request: _Request) -> Completion:
         assert self._loaded is not None
-        cut = self._stop_at(row, request.sampling)
-        ended: FinishReason = "stop" if cut is not None or row.tokens[-1] in self._loaded.stop_ids else "length"
-        text = self._loaded.text(row.tokens)[:cut]
-        segments = (
-            Segment(token_ids=row.prompt, train=False),
-            Segment(token_ids=tuple(row.tokens), train=True, logps=tuple(row.logps)),
-        )
-        return Completion(
-            prompt=request.messages,
-            messages=({"role": "assistant", "content": text},),
-            text=text,
-            policy=self.name,
-            model=self._loaded.name,
-            usage=Usage(prompt_tokens=len(row.prompt), completion_tokens=len(row.tokens)),
-            cost_usd=0.0,
-            finish_reason=ended,
-            latency_s=time.perf_counter() - request.started,
-            segments=segments if row.logprobs else (),
-        )
+        done = completion_of(self._loaded, row, request.messages, request.sampling)
+        return replace(done, policy=self.name, latency_s=time.perf_counter() - request.started)
+
+
+def check_sampling(name: str, sampling: Sampling) -> None:
+    """Refuses options that a local model does not know."""
+    if "tools" in sampling.extra:
+        raise RequestError(f"{name} has no tool calls of its own; use react(..., protocol='text')")
+    if unknown := set(sampling.extra) - set(EXTRA):
+        raise RequestError(f"{name} knows no option {sorted(unknown)}; Sampling.extra may hold {EXTRA}")
+    if sampling.max_tokens < 1:
+        raise RequestError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
+
+
+def row_of(
+    loaded: LoadedModel, messages: Sequence[Message], sampling: Sampling, *, gone: Callable[[], bool] = bool
+) -> Row:
+    """A request as a row of the decoder; it also ends when nobody waits for it any more.
+
+    Raises:
+        RequestError: the messages do not fit into the context, or the chat template refuses them.
+    """
+    from tfgrpo.policy.local_engine import Row  # noqa: PLC0415
+
+    prompt = loaded.prompt_ids(messages)
+    return Row(
+        prompt=prompt,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=min(sampling.max_tokens, loaded.context - len(prompt)),
+        rng=random.Random(sampling.seed),
+        logprobs=bool(sampling.extra.get("segments")),
+        heat=sampling.temperature if sampling.extra.get("tempered") and sampling.temperature > 0 else 1.0,
+        finished=lambda row: gone() or _stop_at(loaded, row, sampling) is not None,
+    )
+
+
+def completion_of(loaded: LoadedModel, row: Row, messages: tuple[Message, ...], sampling: Sampling) -> Completion:
+    """The finished row as an answer."""
+    cut = _stop_at(loaded, row, sampling)
+    ended: FinishReason = "stop" if cut is not None or row.tokens[-1] in loaded.stop_ids else "length"
+    text = loaded.text(row.tokens)[:cut]
+    segments = (
+        Segment(token_ids=row.prompt, train=False),
+        Segment(token_ids=tuple(row.tokens), train=True, logps=tuple(row.logps)),
+    )
+    return Completion(
+        prompt=messages,
+        messages=({"role": "assistant", "content": text},),
+        text=text,
+        policy=f"local/{loaded.name}",
+        model=loaded.name,
+        usage=Usage(prompt_tokens=len(row.prompt), completion_tokens=len(row.tokens)),
+        cost_usd=0.0,
+        finish_reason=ended,
+        segments=segments if row.logprobs else (),
+    )
+
+
+def _stop_at(loaded: LoadedModel, row: Row, sampling: Sampling) -> int | None:
+    """Where the answer's text is cut, if one of the stop strings stands in it."""
+    if not sampling.stop:
+        return None
+    text = loaded.text(row.tokens)
+    return min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=None)
 
 
 def _check_installed(place: str) -> None:
@@ -281,7 +303,7 @@ def _check_installed(place: str) -> None:
         )
 
 
-def _with_schema(messages: Sequence[Message], sampling: Sampling) -> tuple[Message, ...]:
+def with_schema(messages: Sequence[Message], sampling: Sampling) -> tuple[Message, ...]:
     """Structured output in words: a local model is asked for the schema, nothing forces it to comply."""
     if sampling.schema is None or not messages:
         return tuple(messages)

@@ -41,9 +41,10 @@ class Row:
     max_tokens: int
     rng: random.Random
     logprobs: bool = False
+    heat: float = 1.0  # the temperature that the log-probabilities are told at
     finished: Callable[[Row], bool] = lambda row: False  # asked after every token: a stop string, a caller who left
     tokens: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)  # of the model itself: temperature 1, before top_p
+    logps: list[float] = field(default_factory=list)  # of the model at `heat`, before top_p
     done: bool = False
 
 
@@ -159,6 +160,12 @@ class Engine:
             tuple[int, ...], tuple[torch.Tensor, torch.Tensor]
         ] = {}  # the rest of a group comes soon
         self._recent: dict[tuple[int, ...], None] = {}  # prompts of the last batches: a second sight is worth keeping
+
+    def forget(self) -> None:
+        """Drops every state that is kept for later: it is worth nothing once the model's weights have changed."""
+        assert not self.running, "answers that are being written hold states of the old weights"
+        for kept in (self._prefixes, self._read_lately, self._recent):
+            kept.clear()
 
     @property
     def room(self) -> int:
@@ -290,7 +297,7 @@ class Engine:
 
 
 def draw(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
-    """One token per row of logits [B, V], and its log-probability under the model (0.0 where not asked for).
+    """One token per row of logits [B, V], and its log-probability at the row's `heat` (0.0 where not asked for).
 
     The token is the one at which the cumulative probability passes a uniform number of the row's own generator, so
     what a row draws does not depend on its neighbours.
@@ -304,7 +311,8 @@ def draw(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[flo
     logps = [0.0] * len(rows)
     asked = [i for i, row in enumerate(rows) if row.logprobs]
     if asked:
-        chosen = torch.log_softmax(logits[asked], -1).gather(1, tokens[asked, None])[:, 0]
+        told = torch.tensor([[rows[i].heat] for i in asked], device=logits.device)
+        chosen = torch.log_softmax(logits[asked] / told, -1).gather(1, tokens[asked, None])[:, 0]
         for i, logp in zip(asked, chosen.tolist(), strict=True):
             logps[i] = logp
     return tokens.tolist(), logps

@@ -1,0 +1,188 @@
+"""Log-probabilities and entropies of chosen tokens without ever holding all logits.
+
+A row of logits is as long as the vocabulary: of 8 x 512 tokens and 150,000 words they are 2.3 GiB in float32, and a
+backward pass keeps three of their kind. Here they exist for a few rows at a time, forward and backward; what is kept
+in between is one log-sum-exp and one entropy per token.
+
+Legend: N trained tokens, D hidden size, V vocabulary, R rows of one chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tfgrpo.errors import InputError
+
+CHUNK_BYTES = 32 * 2**20
+"""Of one chunk of float32 logits [R, V]; a few such chunks exist at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """How hidden states become logits: `z = cap tanh(scale (W h + b) / cap) / temperature`, without a cap just linear.
+
+    `weight` is the output embedding itself, tied to the input embedding or not, so that its gradient goes where it
+    belongs.
+    """
+
+    weight: Tensor  # [V, D]
+    bias: Tensor | None = None  # [V]
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @staticmethod
+    def of(model: Any) -> Head:
+        """The head of a transformers causal language model, as its config describes it.
+
+        Raises:
+            InputError: it has no output embedding.
+        """
+        output = model.get_output_embeddings()
+        if output is None or not isinstance(getattr(output, "weight", None), Tensor):
+            raise InputError(f"{type(model).__name__} has no output embedding; only causal language models are trained")
+        config = model.config
+        divided = float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides, Cohere multiplies
+        return Head(
+            weight=output.weight,
+            bias=getattr(output, "bias", None),
+            scale=float(getattr(config, "logit_scale", None) or 1.0) / divided,
+            softcap=getattr(config, "final_logit_softcapping", None),
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Whole logits [R, V] of hidden states [R, D], in float32 and before the temperature."""
+        z = torch.nn.functional.linear(hidden, self.weight, self.bias)
+        z = z.to(_wide(z.dtype))
+        z = z if self.scale == 1 else z * self.scale
+        return z if self.softcap is None else torch.tanh(z / self.softcap) * self.softcap
+
+
+def token_scores(
+    hidden: Tensor, targets: Tensor, head: Head, *, temperature: float = 1.0, rows: int | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""`log softmax(z)_y` of the tokens y and the entropy `-sum_v p_v log p_v` of the distributions they came from.
+
+    Args:
+        hidden: [N, D] hidden states at the places whose next token is scored.
+        targets: [N] those next tokens.
+        head: what makes logits of hidden states.
+        temperature: the logits are divided by it; the one the tokens were sampled at.
+        rows: R of one chunk; None: as many as CHUNK_BYTES holds.
+
+    Returns:
+        log-probs [N] and entropies [N] in nats, float32 (float64 for a float64 model), both with gradient to `hidden`
+        and the head.
+
+    Example:
+        >>> head = Head(weight=torch.zeros(4, 2))
+        >>> logp, entropy = token_scores(torch.ones(1, 2), torch.tensor([3]), head)
+        >>> round(logp.item(), 4), round(entropy.item(), 4)
+        (-1.3863, 1.3863)
+
+    Raises:
+        InputError: a temperature that is not above 0.
+    """
+    if not temperature > 0:
+        raise InputError(
+            f"tokens sampled at temperature {temperature} have no probabilities to learn; give one above 0"
+        )
+    size = rows or max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    inputs = hidden, head.weight, head.bias, targets, head.scale, head.softcap, temperature, size
+    scored = _TokenScores.apply(*inputs)  # type: ignore[no-untyped-call]
+    logp, entropy = scored
+    return logp, entropy
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+class _TokenScores(torch.autograd.Function):
+    """Chunks of logits, made once in the forward pass and once more in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        softcap: float | None,
+        temperature: float,
+        rows: int,
+    ) -> tuple[Tensor, Tensor]:
+        logp = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
+        lse, entropy = torch.empty_like(logp), torch.empty_like(logp)
+        head = Head(weight=weight, bias=bias, scale=scale, softcap=softcap)
+        for at in range(0, len(hidden), rows):
+            part = slice(at, at + rows)
+            z = head.logits(hidden[part]).div_(temperature)
+            lse[part] = torch.logsumexp(z, -1)
+            logp[part] = z.gather(-1, targets[part, None])[:, 0] - lse[part]
+            p = torch.exp(z - lse[part, None])
+            entropy[part] = lse[part] - torch.linalg.vecdot(p, z)
+        ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
+        ctx.options = scale, softcap, temperature, rows
+        ctx.set_materialize_grads(False)
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """`dz = g_logp (onehot - p) - g_entropy p (log p + H)`, then through the cap to hidden states and weight."""
+        hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
+        scale, softcap, temperature, rows = ctx.options
+        head = Head(weight=weight, bias=bias, scale=scale, softcap=softcap)
+        wide = lse.dtype
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
+        for at in range(0, len(hidden), rows):
+            part = slice(at, at + rows)
+            raw = head.logits(hidden[part])
+            dz = _d_logits(raw / temperature, targets[part], lse[part], entropy[part], *(_cut(g, part) for g in grads))
+            if softcap is not None:
+                dz.mul_(1 - (raw / softcap).square())
+            dz = dz.mul_(scale / temperature).to(hidden.dtype)
+            if d_hidden is not None:
+                d_hidden[part] = dz @ weight
+            if d_weight is not None:
+                _add_product(d_weight, dz, hidden[part])
+            if d_bias is not None:
+                d_bias += dz.sum(0, dtype=wide)
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            *(None,) * 5,
+        )
+
+
+def _cut(grad: Tensor | None, part: slice) -> Tensor | None:
+    return None if grad is None else grad[part]
+
+
+def _d_logits(
+    z: Tensor, targets: Tensor, lse: Tensor, entropy: Tensor, d_logp: Tensor | None, d_entropy: Tensor | None
+) -> Tensor:
+    """The gradient [R, V] of tempered logits `z`, which are overwritten."""
+    log_p = z.sub_(lse[:, None])
+    p = torch.exp(log_p)
+    weight = torch.zeros_like(lse)[:, None] if d_logp is None else d_logp[:, None].to(p.dtype)
+    if d_entropy is None:
+        dz = p.mul_(-weight)
+    else:
+        dz = p.mul_(log_p.add_(entropy[:, None]).mul_(-d_entropy[:, None].to(p.dtype)).sub_(weight))
+    return dz.scatter_add_(1, targets[:, None], weight.expand(-1, 1))
+
+
+def _add_product(total: Tensor, dz: Tensor, hidden: Tensor) -> None:
+    """`total += dz^T hidden` with the sum over chunks in the wide type."""
+    if total.dtype == dz.dtype:
+        total.addmm_(dz.T, hidden)
+    else:
+        total += dz.T @ hidden
