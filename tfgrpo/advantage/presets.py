@@ -1,162 +1,40 @@
-"""Estimators by name: each a chain of steps and a row. A new one is a function and a row."""
+"""Estimators by name, with what is known of each. A new one is a function and a row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from tfgrpo.advantage.centers import (
-    center,
-    center_log_mean_exp,
-    center_median,
-    leave_one_out,
-    pass_at_k,
-    rank_gauss,
-    scale,
-    scale_mad,
-    scale_mean,
-    shift,
-    softmax,
-    virtual_best,
-    whiten,
-)
 from tfgrpo.advantage.chain import Advantage, chain, make_row
-from tfgrpo.advantage.filters import ambiguous, dynamic_sampling, median_pivot, overlong
-from tfgrpo.advantage.parts import Weights, adaptive_sum, decoupled
-from tfgrpo.advantage.shapers import (
-    asymmetric,
-    drop_surplus,
-    entity_partial,
-    exp_weight,
-    semantic_entropy,
-    unlikeliness,
-    value_anchor,
-    weighted,
+from tfgrpo.advantage.estimators import (
+    a_grae,
+    asymre,
+    da_grpo,
+    dapo,
+    e_grpo,
+    g2rpo,
+    gdpo,
+    gdpo_sr,
+    grpo,
+    maxrl,
+    mc_grpo,
+    ngrpo,
+    opmd,
+    pass_k,
+    prompt_gdro,
+    red_drop,
+    red_weight,
+    rloo,
+    seed_grpo,
+    softmax_weights,
+    unlikely_grpo,
+    vgpo,
 )
-from tfgrpo.advantage.table import Scope
 from tfgrpo.errors import InputError
 from tfgrpo.method import Method
 from tfgrpo.user_code import load_object
-
-Scaling = Literal["set", "batch", "none"]
-
-
-def grpo(*, scaling: Scaling = "set", by: Scope = "group", ddof: int = 1, eps: float = 1e-6) -> Advantage:
-    """Mean and deviation of the set of `by`; `scaling` divides by the deviation of the set, of the batch, or not."""
-    if scaling == "none":
-        return chain(center(by))
-    return chain(center(by), scale("batch" if scaling == "batch" else by, ddof=ddof, eps=eps))
-
-
-def rloo(*, by: Scope = "group") -> Advantage:
-    """Against the mean of the others."""
-    return chain(leave_one_out(by))
-
-
-def dapo(*, scaling: Scaling = "set") -> Advantage:
-    """GRPO on the groups that are neither all right nor all wrong."""
-    return chain(dynamic_sampling(), grpo(scaling=scaling))
-
-
-def mc_grpo(*, by: Scope = "group", eps: float = 1e-3, guard: bool = True) -> Advantage:
-    """Against the median, by the median distance, without the pivot."""
-    return chain(center_median(by), scale_mad(by, eps=eps, guard=guard), median_pivot(by))
-
-
-def ngrpo(*, best: float = 1.0, copies: int = 1, by: Scope = "group") -> Advantage:
-    """With a virtual best rollout in every group."""
-    return chain(virtual_best(by, best=best, copies=copies))
-
-
-def gdpo(
-    *, weights: Weights | None = None, whitened: bool = True, by: Scope = "group", ddof: int = 1, eps: float = 1e-6
-) -> Advantage:
-    """Each part alone, then their sum over the batch; one part without the second step is GRPO."""
-    steps = [decoupled(weights, by, ddof=ddof, eps=eps)]
-    return chain(*steps, whiten(ddof=ddof, eps=eps, only_several_parts=True)) if whitened else chain(*steps)
-
-
-def g2rpo(*, by: Scope = "group") -> Advantage:
-    """By rank alone."""
-    return chain(rank_gauss(by))
-
-
-def a_grae(*, alpha: float = 1.0, floor: float = 0.0, ddof: int = 1) -> Advantage:
-    """Easy problems first, hard ones later."""
-    return chain(grpo(ddof=ddof), asymmetric(alpha=alpha, floor=floor))
-
-
-def seed_grpo(*, alpha: float = 0.0417, form: str = "inverse", weigh: Literal["logp", "count"] = "count") -> Advantage:
-    """Less from groups whose answers mean many things."""
-    return chain(center(), semantic_entropy(alpha=alpha, form=form, weigh=weigh))
-
-
-def opmd(*, tau: float = 1.0) -> Advantage:
-    """Against the log-mean-exp of the rewards."""
-    return chain(center_log_mean_exp(tau=tau))
-
-
-def asymre(*, delta: float = -0.1) -> Advantage:
-    """Against a baseline that is shifted by delta."""
-    return chain(center(), shift(delta))
-
-
-def red_drop(*, seed: int = 0) -> Advantage:
-    """As many failures as successes."""
-    return chain(drop_surplus(seed=seed), center())
-
-
-def red_weight(*, tau: float = 1.0) -> Advantage:
-    """Successes weigh exponentially more."""
-    return chain(center(), exp_weight(tau=tau))
-
-
-def unlikely_grpo(*, beta: float = 0.25, form: Literal["code", "paper"] = "code") -> Advantage:
-    """GRPO on rewards that are higher for rarer right answers."""
-    return chain(unlikeliness(beta=beta, form=form), grpo())
-
-
-def e_grpo(*, alpha: float = 0.3, column: str = "entities") -> Advantage:
-    """GRPO with a partial reward for known key facts; what was cut off is compared but not learned from."""
-    return chain(entity_partial(alpha=alpha, column=column), overlong(), grpo())
-
-
-def da_grpo(*, theta: float = 0.2, column: str = "fine") -> Advantage:
-    """GRPO without pairs of right and wrong that are too alike. A reconstruction from the abstract."""
-    return chain(ambiguous(theta=theta, column=column), grpo())
-
-
-def vgpo(*, k: float = 0.1, ddof: int = 1, eps: float = 1e-6) -> Advantage:
-    """GRPO plus a share of the reward itself. A reconstruction from reviews."""
-    return chain(grpo(ddof=ddof, eps=eps), value_anchor(k=k))
-
-
-def prompt_gdro(*, column: str = "bin_weight") -> Advantage:
-    """GRPO times the weight of the row's bin of difficulty."""
-    return chain(grpo(), weighted(column))
-
-
-def maxrl(*, by: Scope = "group") -> Advantage:
-    """Divided by the mean reward instead of the deviation."""
-    return chain(center(by), scale_mean(by))
-
-
-def pass_k(*, k: int = 2, by: Scope = "group") -> Advantage:
-    """As if k answers could be given."""
-    return chain(pass_at_k(k, by))
-
-
-def softmax_weights(*, tau: float = 1.0) -> Advantage:
-    """Shares of the group that sum to 1. A reconstruction from an independent account."""
-    return chain(softmax(tau=tau))
-
-
-def gdpo_sr(*, by: Scope = "group") -> Advantage:
-    """GRPO on a sum of parts with each problem's own weights."""
-    return chain(adaptive_sum(by), grpo(by=by))
-
 
 ADVANTAGES: dict[str, Method[Callable[..., Advantage]]] = {
     "grpo": Method(
