@@ -23,6 +23,13 @@ def test_a_row_says_everything(row):
     assert (ROOT / row.file).is_file()
 
 
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.kind}/{row.name}")
+def test_a_row_has_an_example_that_is_run(row):
+    """tests/test_doctests.py runs them."""
+    lines = [line for line in row.example.splitlines() if line.startswith(">>>")]
+    assert lines and not any("+SKIP" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     "row", [r for r in ROWS if r.confidence == "reconstruction"], ids=lambda row: f"{row.kind}/{row.name}"
 )

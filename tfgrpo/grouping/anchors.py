@@ -56,6 +56,15 @@ def anchors(n: int, *, pass_rate: float = 0.0) -> Anchored:
 
     Source: DaGRPO, arXiv 2512.06337 (abstract and independent accounts). A reconstruction. SAGE's authors saw foreign
     solutions destabilise training: prefer hints.
+
+    Example:
+        >>> from tfgrpo.types import Score
+        >>> problem = Problem(id="p", messages=(), answer="12")
+        >>> answer = Completion(prompt=(), messages=(), text="13", policy="any")
+        >>> wrong = Rollout(completion=answer, score=Score(value=0.0))
+        >>> stage = anchors(3).then(problem, 0, 0, [wrong] * 3)
+        >>> stage.keep, [completion.text for completion in stage.given]
+        ((0, 1, 2), ['12'])
     """
     return Anchored(n=n, pass_rate=pass_rate)
 

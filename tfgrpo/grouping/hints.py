@@ -163,6 +163,15 @@ def hints(n: int, *, levels: int = 3, written_by_model: bool = False) -> SharedH
             critic's model. In the source the policy writes new ones at every visit; once is ours.
 
     Source: SAGE, arXiv 2602.03143 (paper and code).
+
+    Example:
+        >>> from tfgrpo.types import Completion, Score
+        >>> asked = ({"role": "user", "content": "3 + 4 + 5?"},)
+        >>> problem = Problem(id="p", messages=asked, answer="12", meta={"hints": ["Add two of them first."]})
+        >>> answer = Completion(prompt=asked, messages=(), text="13", policy="any")
+        >>> wrong = Rollout(completion=answer, score=Score(value=0.0))
+        >>> [prompt.origin for prompt in hints(2).then(problem, 0, 0, [wrong, wrong]).prompts]
+        ['hint/1', 'hint/1']
     """
     return SharedHints(n=n, levels=levels, written_by_model=written_by_model)
 
@@ -214,6 +223,16 @@ def hints_replace_one(n: int, *, levels: int = 12, warmup: int = 0) -> OneHinted
     what SAGE holds against it. The first `warmup` groups of a run get no hints; 15 % of the steps in the source.
 
     Source: arXiv 2510.19807 (paper and code); the code replaces the first one and asks all levels at once.
+
+    Example:
+        >>> from tfgrpo.types import Completion, Score
+        >>> asked = ({"role": "user", "content": "3 + 4 + 5?"},)
+        >>> problem = Problem(id="p", messages=asked, answer="12", meta={"hints": ["Add two of them first."]})
+        >>> answer = Completion(prompt=asked, messages=(), text="13", policy="any")
+        >>> wrong = Rollout(completion=answer, score=Score(value=0.0))
+        >>> stage = hints_replace_one(2).then(problem, 0, 0, [wrong, wrong])
+        >>> [prompt.origin for prompt in stage.prompts], stage.keep
+        (['hint/1'], (0, 1))
     """
     return OneHinted(n=n, levels=levels, warmup=warmup)
 

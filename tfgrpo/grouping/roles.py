@@ -78,6 +78,13 @@ def roles(
 
     Source: MultiRole-R1, arXiv 2507.20187 (paper). There the roles answer in one text and a majority is taken; asking
     each in a conversation of its own is ours.
+
+    Example:
+        >>> problem = Problem(id="p", messages=({"role": "user", "content": "2 + 3?"},))
+        >>> [prompt.variant for prompt in roles(5)(problem, 0)]
+        [1, 1, 2, 2, 3]
+        >>> roles(2, pool={"sceptic": "Look for the trap."})(problem, 0)[0].messages[0]["content"]
+        'Look for the trap.'
     """
     if pool is None:
         pool = ROLES

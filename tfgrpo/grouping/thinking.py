@@ -82,6 +82,11 @@ def optional_thinking(n: int) -> OptionalThought:
 
     Source: TON, kokolerk/TON (code). There a model is first trained on traces whose thought was dropped
     (`drop_thought`); saying it in the prompt instead is a reconstruction of ours, for models that are not trained.
+
+    Example:
+        >>> problem = Problem(id="p", messages=({"role": "user", "content": "2 + 3?"},))
+        >>> [(prompt.origin, prompt.messages[0]["role"]) for prompt in optional_thinking(2)(problem, 0)]
+        [('thought', 'system'), ('thought', 'system')]
     """
     return OptionalThought(n=n)
 

@@ -62,7 +62,12 @@ def weighted(parts: Mapping[str, tuple[Reward, float]], *, name: str = "") -> Re
     An answer is solved when every part with a positive weight that applies is solved.
 
     Example:
-        >>> both = weighted({"right": (exact(), 1.0), "short": (short, 0.2)})  # doctest: +SKIP
+        >>> from tfgrpo.rewards.simple import contains, exact
+        >>> problem = Problem(id="p", messages=(), answer="Paris")
+        >>> answer = Completion(prompt=(), messages=(), text="It is Paris.", policy="any")
+        >>> both = weighted({"right": (contains(), 1.0), "bare": (exact(), 0.25)})
+        >>> asyncio.run(both(problem, [answer]))[0].value
+        0.8
     """
     total = sum(weight for _, weight in parts.values())
     if not parts or total <= 0 or any(weight < 0 for _, weight in parts.values()):

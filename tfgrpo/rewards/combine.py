@@ -66,8 +66,15 @@ def conditional(
     """As `weighted`, with some parts paid only where another part reaches a threshold.
 
     Example:
-        >>> rewards = {"right": (exact(), 1.0), "short": (triangular(budget=80), 0.5)}  # doctest: +SKIP
-        >>> conditional(rewards, only_if={"short": ("right", 1.0)})  # doctest: +SKIP
+        >>> import asyncio
+        >>> from tfgrpo.rewards.length import band
+        >>> from tfgrpo.rewards.simple import contains
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in ("It is Paris", "Lyon")]
+        >>> parts = {"right": (contains(), 1.0), "short": (band(budget=2, unit="words"), 0.5)}
+        >>> strict = conditional(parts, only_if={"short": ("right", 1.0)})
+        >>> scores = asyncio.run(strict(Problem(id="p", messages=(), answer="Paris"), said))
+        >>> [round(score.value, 3) for score in scores]  # (1 + 0.5 x 0.5) / 1.5, and nothing for being short and wrong
+        [0.833, 0.0]
 
     Raises:
         InputError: a condition names a part that there is not, or itself.
@@ -90,7 +97,14 @@ def gated(parts: Mapping[str, tuple[Reward, float]], *, gate: str, at: float = 0
     """As `weighted`, and worth 0 in all where the part `gate` is below `at`; not applicable where that part is missing.
 
     Example:
-        >>> gated({"helpful": (helps, 1.0), "safe": (is_safe, 1.0)}, gate="safe")  # doctest: +SKIP
+        >>> import asyncio
+        >>> from tfgrpo.rewards.base import reward
+        >>> heads = {"Sure!": (0.9, 0.2), "Not that, but this.": (0.8, 0.9)}
+        >>> helpful, safe = (reward(lambda p, c, k=k: heads[c.text][k]) for k in (0, 1))
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in heads]
+        >>> joined = gated({"helpful": (helpful, 1.0), "safe": (safe, 1.0)}, gate="safe")
+        >>> [round(score.value, 3) for score in asyncio.run(joined(Problem(id="p", messages=()), said))]
+        [0.0, 0.85]
 
     Raises:
         InputError: there is no part `gate`.

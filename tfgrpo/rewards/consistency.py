@@ -120,6 +120,13 @@ def ps_grpo(
         per_wording: rollouts of each of them; by default all, and 1 for a similarity that asks a model. Spend on
             `kappa` first.
 
+    Example:
+        >>> from tfgrpo.rewards.simple import contains
+        >>> problem, said = Problem(id="p", messages=(), answer="Paris"), enumerate(("Paris", "Paris", "Lyon"))
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any", variant=v) for v, text in said]
+        >>> [score.value for score in asyncio.run(ps_grpo(with_=contains(), similarity="exact")(problem, said))]
+        [0.75, 0.75, 0.0]
+
     Raises:
         InputError: no partner, or no weight for it.
     """
@@ -235,6 +242,14 @@ def information_consistency(*, weights: tuple[float, float] = (0.5, 0.5), first:
     `stability`. A reconstruction of arXiv 2512.12858 with F made per rollout. Equal entropy is not equal information,
     and entropy grows with length: join it with a reward of what is said, and bound the words with `first`. In a group
     of one wording it does not apply.
+
+    Example:
+        >>> texts = ("buy index funds", "buy bonds buy bonds", "buy index funds and bonds", "buy index funds")
+        >>> rows = zip((0, 0, 1, 1), texts)
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any", variant=v) for v, text in rows]
+        >>> scores = asyncio.run(information_consistency()(Problem(id="p", messages=()), said))
+        >>> [round(score.value, 4) for score in scores]
+        [0.5819, 0.1394, 0.6106, 0.6106]
 
     Raises:
         InputError: negative weights, or none.

@@ -106,6 +106,12 @@ def diversity(*, metric: Metric = "self_bleu", n: int = 0) -> Reward:
     Args:
         metric: "self_bleu" (order `n`, 3 by default), "novel" (`n` = 2 by default) or "lexical".
 
+    Example:
+        >>> import asyncio
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in ("a b c", "a b c", "x y z")]
+        >>> [score.value for score in asyncio.run(diversity()(Problem(id="p", messages=()), said))]
+        [0.0, 0.0, 1.0]
+
     Raises:
         InputError: unknown metric, or negative `n`.
     """
@@ -135,6 +141,15 @@ def multi_role(with_: Reward, *, diverse: Reward | None = None, delta: float = 0
 
     In a group whose answers are all equally accurate the diversity would get the whole advantage; it is left out there
     (ours), and the diversity is a reconstruction. Solved as `with_` says.
+
+    Example:
+        >>> import asyncio
+        >>> from tfgrpo.rewards.simple import contains
+        >>> texts = ("it is four", "it is five", "no")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> scores = asyncio.run(multi_role(contains())(Problem(id="p", messages=(), answer="four"), said))
+        >>> [round(score.value, 3) for score in scores]
+        [1.0, 0.1, 0.0]
 
     Raises:
         InputError: `delta` is not between 0 and 1.

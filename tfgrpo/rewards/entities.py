@@ -35,6 +35,14 @@ def entity_match(*, correct: Reward | None = None, alpha: float = ALPHA, support
 
     Reconstruction of arXiv 2510.24694 from an independent account; the normal form and `supported` are ours.
 
+    Example:
+        >>> import asyncio
+        >>> problem = Problem(id="p", messages=(), answer="Curie", meta={"entities": ["radium", "polonium"]})
+        >>> texts = ("Marie Curie", "Radium and polonium: Becquerel", "Radium: Becquerel", "Becquerel")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> [score.value for score in asyncio.run(entity_match()(problem, said))]
+        [1.0, 0.3, 0.15, 0.0]
+
     Raises:
         RewardError: (as outcome) the problem has no entities.
     """

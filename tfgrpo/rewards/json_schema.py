@@ -14,7 +14,16 @@ from tfgrpo.types import Completion, Problem, Score
 
 
 def json_schema(*, schema: Mapping[str, Any] | str | None = None) -> Reward:
-    """The schema is the option (an object, or the path of a file) or each problem's `meta["schema"]`."""
+    """The schema is the option (an object, or the path of a file) or each problem's `meta["schema"]`.
+
+    Example:
+        >>> import asyncio
+        >>> texts = ('So: {"n": 5}', '{"n": "5"}')
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        >>> [score.value for score in asyncio.run(json_schema(schema=schema)(Problem(id="p", messages=()), said))]
+        [1.0, 0.0]
+    """
     import jsonschema  # noqa: PLC0415
 
     fixed = _loaded(schema) if isinstance(schema, str) else schema

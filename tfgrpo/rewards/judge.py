@@ -58,6 +58,16 @@ def judge(
 
     The problem's reference answer is shown to the judge where there is one, unless `show_reference` is False.
     Feedback for the critic is the judge's reason.
+
+    Example:
+        >>> import asyncio
+        >>> class Grader:  # in a run: LateCaller(connect("openai/gpt-4.1-mini"))
+        ...     async def complete(self, messages, key, sampling):
+        ...         return Completion(prompt=(), messages=(), text='{"reason": "right", "score": 8}', policy="any")
+        >>> answer = Completion(prompt=(), messages=(), text="Paris", policy="any")
+        >>> (score,) = asyncio.run(judge(Grader())(Problem(id="p", messages=(), answer="Paris"), [answer]))
+        >>> score.value, score.success, score.feedback
+        (0.8, True, 'right')
     """
     schema = {
         "type": "object",

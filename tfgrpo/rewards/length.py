@@ -122,17 +122,41 @@ def length_of(completion: Completion, unit: Unit = "tokens") -> int:
 
 
 def triangular(*, budget: int | None = None, unit: Unit = "tokens") -> Reward:
-    """`triangular_share` of the answer's length; the budget is the option or the problem's `meta["token_budget"]`."""
+    """`triangular_share` of the answer's length; the budget is the option or the problem's `meta["token_budget"]`.
+
+    Example:
+        >>> import asyncio
+        >>> said = [Completion(prompt=(), messages=(), text="word " * n, policy="any") for n in (0, 64, 128, 192, 300)]
+        >>> reward_of = triangular(budget=128, unit="words")
+        >>> [score.value for score in asyncio.run(reward_of(Problem(id="p", messages=()), said))]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
     return _budgeted(triangular_share, budget, unit, "triangular")
 
 
 def band(*, budget: int | None = None, unit: Unit = "tokens") -> Reward:
-    """`band_share` of the answer's length; the budget is the option or the problem's `meta["token_budget"]`."""
+    """`band_share` of the answer's length; the budget is the option or the problem's `meta["token_budget"]`.
+
+    Example:
+        >>> import asyncio
+        >>> said = [Completion(prompt=(), messages=(), text="word " * n, policy="any") for n in (0, 64, 128, 192, 300)]
+        >>> problem = Problem(id="p", messages=(), meta={"token_budget": 128})
+        >>> [score.value for score in asyncio.run(band(unit="words")(problem, said))]
+        [1.0, 1.0, 1.0, 0.5, 0.0]
+    """
     return _budgeted(band_share, budget, unit, "band")
 
 
 def trapezoid(*, knots: Sequence[float], unit: Unit = "tokens") -> Reward:
     """`trapezoid_share` of the answer's length.
+
+    Example:
+        >>> import asyncio
+        >>> lengths = (100, 150, 300, 600, 900)
+        >>> said = [Completion(prompt=(), messages=(), text="word " * n, policy="any") for n in lengths]
+        >>> chosen = trapezoid(knots=(100, 200, 400, 800), unit="words")
+        >>> [score.value for score in asyncio.run(chosen(Problem(id="p", messages=()), said))]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
 
     Raises:
         InputError: the four knots do not rise.
@@ -144,7 +168,15 @@ def trapezoid(*, knots: Sequence[float], unit: Unit = "tokens") -> Reward:
 
 
 def soft_overlong(*, longest: int = 20480, cache: int = 4096, unit: Unit = "tokens") -> Reward:
-    """`overlong_penalty`, from 0 to -1; to be added to another reward with `weighted`."""
+    """`overlong_penalty`, from 0 to -1; to be added to another reward with `weighted`.
+
+    Example:
+        >>> import asyncio
+        >>> lengths = (16000, 17408, 20480, 21000)
+        >>> said = [Completion(prompt=(), messages=(), text="x" * n, policy="any") for n in lengths]
+        >>> [score.value for score in asyncio.run(soft_overlong(unit="characters")(Problem(id="p", messages=()), said))]
+        [0.0, -0.25, -1.0, -1.0]
+    """
     if not 0 < cache <= longest:
         raise InputError(f"soft_overlong: 0 < cache <= longest is needed, got {cache} and {longest}")
     return _shaped(lambda length: overlong_penalty(length, longest, cache), unit, "soft_overlong")
@@ -154,6 +186,14 @@ def cosine_length(with_: Reward, *, longest: int = 3584, unit: Unit = "tokens") 
     """`cosine_share` of the answer's length by whether `with_` calls it solved; applies where `with_` does.
 
     The released code counts characters; give `unit="characters"` and its default of 1000 to compare with it.
+
+    Example:
+        >>> import asyncio
+        >>> from tfgrpo.rewards.simple import contains
+        >>> said = [Completion(prompt=(), messages=(), text="yes " * n, policy="any") for n in (500, 3000)]
+        >>> chosen, problem = cosine_length(contains(), unit="words"), Problem(id="p", messages=(), answer="yes")
+        >>> [round(score.value, 4) for score in asyncio.run(chosen(problem, said))]
+        [0.9764, 0.532]
     """
     _positive("cosine_length", longest)
     _known(unit)
@@ -174,6 +214,14 @@ def pixelthink(
 
     Args:
         uncertainty: u of an answer, from a policy that tells the two best probabilities of each token; 0 without.
+
+    Example:
+        >>> import asyncio
+        >>> from tfgrpo.rewards.simple import contains
+        >>> problem = Problem(id="p", messages=(), answer="yes", meta={"difficulty": 2})
+        >>> said = [Completion(prompt=(), messages=(), text=word * 300, policy="any") for word in ("yes ", "no ")]
+        >>> [round(score.value, 3) for score in asyncio.run(pixelthink(contains())(problem, said))]
+        [0.592, 0.0]
     """
     _known(unit)
 

@@ -24,6 +24,13 @@ def similar(
 
     Token-F1 is the accuracy that PS-GRPO joins with its consistency (arXiv 2510.04392).
 
+    Example:
+        >>> problem = Problem(id="p", messages=(), answer="Paris")
+        >>> texts = ("paris", "Paris, France", "Lyon")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> [round(score.value, 3) for score in asyncio.run(similar()(problem, said))]
+        [1.0, 0.667, 0.0]
+
     Raises:
         InputError: unknown similarity, or a threshold outside 0..1.
     """
@@ -65,6 +72,12 @@ def bmas(*, embedder: str | Embedder = "", solved_at: float = 0.9) -> Reward:
 
     Args:
         embedder: "minilm", "hashing" or one of your own; the best one installed by default.
+
+    Example:
+        >>> problem = Problem(id="p", messages=(), answer="the dog bit the man")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in ("the man bit the dog", "")]
+        >>> [score.value for score in asyncio.run(bmas(embedder="hashing")(problem, said))]
+        [1.0, 0.0]
 
     Raises:
         InputError: a threshold outside 0..1.

@@ -29,8 +29,12 @@ def math_equal(*, timeout_s: float = 5.0) -> Reward:
     """Compares final answers; an expression that takes longer than `timeout_s` to compare counts as wrong.
 
     Example:
-        >>> math_equal().name
-        'math_equal'
+        >>> import asyncio
+        >>> problem = Problem(id="p", messages=(), answer="1/2")
+        >>> texts = ("It is 0.5.", "The answer is 2/4, not 1/3.", "2")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> [score.value for score in asyncio.run(math_equal()(problem, said))]
+        [1.0, 1.0, 0.0]
     """
 
     async def score(problem: Problem, completion: Completion) -> Score:

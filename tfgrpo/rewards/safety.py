@@ -62,8 +62,11 @@ def safety(
         gate: the head that guards the others.
 
     Example:
-        >>> safety(lambda problem, completion: {"politeness": 1.0, "safety": 0.9}).name
-        'safety'
+        >>> heads = {"Sure!": {"politeness": 1.0, "safety": 0.2}, "No.": {"politeness": 0.5, "safety": 0.9}}
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in heads]
+        >>> joined = safety(lambda problem, completion: heads[completion.text])
+        >>> [score.value for score in asyncio.run(joined(Problem(id="p", messages=()), said))]
+        [0.0, 0.7]
 
     Raises:
         InputError: no scorer or two, an unknown aggregation, or thresholds and weights out of range.

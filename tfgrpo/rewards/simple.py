@@ -14,7 +14,15 @@ _SHOWN = 80
 
 
 def exact(*, ignore_case: bool = True, ignore_space: bool = True, ignore_punctuation: bool = False) -> Reward:
-    """1 when the whole answer is the reference (or one of them), in normal form."""
+    """1 when the whole answer is the reference (or one of them), in normal form.
+
+    Example:
+        >>> import asyncio
+        >>> problem = Problem(id="p", messages=(), answer="Paris")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in ("paris ", "It is Paris.")]
+        >>> [score.value for score in asyncio.run(exact()(problem, said))]
+        [1.0, 0.0]
+    """
 
     def form(text: str) -> str:
         return normal(text, ignore_case=ignore_case, ignore_space=ignore_space, ignore_punctuation=ignore_punctuation)
@@ -27,7 +35,16 @@ def exact(*, ignore_case: bool = True, ignore_space: bool = True, ignore_punctua
 
 
 def contains(*, ignore_case: bool = True, whole_words: bool = True, every: bool = False) -> Reward:
-    """1 when the reference stands in the answer, as whole words; of several references one is enough, or `every`."""
+    """1 when the reference stands in the answer, as whole words; of several references one is enough, or `every`.
+
+    Example:
+        >>> import asyncio
+        >>> problem = Problem(id="p", messages=(), answer="Paris")
+        >>> texts = ("It is Paris.", "Comparison")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> [score.value for score in asyncio.run(contains()(problem, said))]
+        [1.0, 0.0]
+    """
 
     def found(gold: str, text: str) -> bool:
         wanted = normal(gold, ignore_case=ignore_case)
@@ -50,6 +67,14 @@ def numeric(*, tolerance: float = 1e-6, relative: float = 0.0) -> Reward:
     """1 when the last number of the answer is the reference within `tolerance` or `relative` x reference.
 
     Reads thousands separators, fractions, currency signs, exponents; 50 % stands for both 50 and 0.5.
+
+    Example:
+        >>> import asyncio
+        >>> problem = Problem(id="p", messages=(), answer="1250")
+        >>> texts = ("5 x 250 = $1,250", "1250 - 1")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> [score.value for score in asyncio.run(numeric()(problem, said))]
+        [1.0, 0.0]
     """
     absolute, share = Fraction(str(tolerance)), Fraction(str(relative))
 
@@ -79,6 +104,14 @@ def regex(*, pattern: str | None = None, ignore_case: bool = False, full: bool =
 
     A pattern option with a capturing group extracts: its last match must equal the problem's answer, if it has one.
     `full` demands that the whole answer matches.
+
+    Example:
+        >>> import asyncio
+        >>> problem = Problem(id="p", messages=(), answer="B")
+        >>> texts = ("I choose (B).", "(A) or (C)")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> [score.value for score in asyncio.run(regex(pattern="[(]([A-D])[)]")(problem, said))]
+        [1.0, 0.0]
     """
     flags = re.IGNORECASE if ignore_case else re.NOFLAG
     fixed = None if pattern is None else _compiled(pattern, flags)

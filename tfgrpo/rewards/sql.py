@@ -50,6 +50,13 @@ def sql_execution(
     Args:
         folder: where `meta["database"]` is looked for.
 
+    Example:
+        >>> problem = Problem(id="p", messages=(), answer="SELECT 2", meta={"schema": "CREATE TABLE t (a)"})
+        >>> texts = ("SELECT 1 + 1", "SELECT a FROM t")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> [score.value for score in asyncio.run(sql_execution()(problem, said))]
+        [1.0, 0.0]
+
     Raises:
         RewardError: (as outcome) the problem has no database, or its own reference query fails.
     """
@@ -83,6 +90,14 @@ def sql_partial(
 
     Reconstruction: the components are the paper's; weights and the sum are those of a re-implementation
     (`THIRD_PARTY_WEIGHTS`), by default scaled down (`WEIGHTS`) so that no wrong query outranks a right one.
+
+    Example:
+        >>> schema = "CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 2)"
+        >>> problem = Problem(id="p", messages=(), answer="SELECT a FROM t", meta={"schema": schema})
+        >>> texts = ("SELECT a FROM t", "SELECT b FROM t")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
+        >>> [round(score.value, 3) for score in asyncio.run(sql_partial()(problem, said))]
+        [1.0, 0.22]
 
     Raises:
         MissingExtraError: sqlglot is not installed.
@@ -126,6 +141,17 @@ def sql_contrastive(
     apply. Questions in several languages need a multilingual embedder.
 
     Reconstruction from an abstract: the formula is ours.
+
+    Example:
+        >>> meta = {"schema": "CREATE TABLE t (a)", "negatives": ["the mean of b"]}
+        >>> asked = {"role": "user", "content": "a from t"}
+        >>> problem = Problem(id="p", messages=(asked,), answer="SELECT a FROM t", meta=meta)
+        >>> answer = Completion(prompt=(), messages=(), text="SELECT a FROM t", policy="any")
+        >>> (score,) = asyncio.run(sql_contrastive(embedder="hashing")(problem, [answer]))
+        >>> {name: round(part, 3) for name, part in score.parts.items()}
+        {'execution': 1.0, 'format': 1.0, 'contrast': 0.804}
+        >>> round(score.value, 3)  # (1 + 0.1 + 0.4 x 0.804) / 1.5
+        0.948
     """
     chosen = _checked_weights({**CONTRASTIVE_WEIGHTS, **(weights or {})}, CONTRASTIVE_WEIGHTS)
     encoder = resolve_embedder(embedder or default_embedder())

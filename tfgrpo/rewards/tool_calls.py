@@ -46,6 +46,14 @@ def tool_calls(*, unit: bool = True, explicit: bool = False) -> Reward:
 
     Source: the tool reward of GDPO's code (arXiv 2601.05242), which is ToolRL's.
 
+    Example:
+        >>> import asyncio
+        >>> problem = Problem(id="p", messages=(), answer=[{"name": "f", "arguments": {"x": 1, "y": 2}}])
+        >>> text = '{"name": "f", "arguments": {"x": 1, "z": 9}}'
+        >>> answer = Completion(prompt=(), messages=(), text=text, policy="any")
+        >>> [round(asyncio.run(tool_calls(unit=unit)(problem, [answer]))[0].value, 4) for unit in (False, True)]
+        [0.5, 0.5833]
+
     Raises:
         RewardError: (as outcome) the problem's answer is no list of calls.
     """

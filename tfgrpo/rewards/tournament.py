@@ -227,6 +227,14 @@ def tournament(
         margin: scores (of both orders together, so up to 2 x `top`) no further apart than this are a tie.
         alone: such as `judge(caller, rubric=...)`.
 
+    Example:
+        >>> class LikesTheFirst:  # in a run: LateCaller(connect("openai/gpt-4.1-mini"))
+        ...     async def complete(self, messages, key, sampling):
+        ...         return Completion(prompt=(), messages=(), text='{"first": 9, "second": 2}', policy="any")
+        >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in ("a poem", "another")]
+        >>> [score.value for score in asyncio.run(tournament(LikesTheFirst())(Problem(id="p", messages=()), said))]
+        [0.5, 0.5]
+
     Raises:
         InputError: an unknown topology or a negative margin.
     """
