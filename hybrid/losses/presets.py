@@ -1,0 +1,345 @@
+"""Losses by name: each a composition and a row. A new one is a line and a row."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from hybrid.batch import Tokens, Totals
+from hybrid.losses.aggregate import Aggregate, resolve_aggregate
+from hybrid.losses.compose import DEFAULT_CORRECTION, Composed, Loss, TokenLoss, changed, compose
+from hybrid.losses.credit import dcpo_advantage, dcpo_share, thr_advantage
+from hybrid.losses.parts import Correction, Credit, Regulariser
+from hybrid.losses.regularisers import Gate, likelihood, llds, near_old, near_old_answers, nll_on_correct
+from hybrid.losses.regularisers import kl as kl_to_reference
+from hybrid.losses.surrogates import Level, MaskKind, Weight, capped, clipped, masked, mixed
+from tfgrpo.advantage.chain import make_row
+from tfgrpo.errors import InputError
+from tfgrpo.method import Method
+from tfgrpo.user_code import load_object
+
+
+def grpo(*, low: float = 0.2, high: float = 0.2, dual: float | None = None, beta: float = 0.0) -> Composed:
+    """Clipped ratios of tokens, every answer weighs the same; `beta` times k3 to the reference."""
+    penalty = [kl_to_reference("k3", coefficient=beta)] if beta else []
+    return compose(clipped(low=low, high=high, dual=dual), *penalty, aggregate="seq_mean_token_mean")
+
+
+def dr_grpo(*, low: float = 0.2, high: float = 0.2, limit: int | None = None) -> Composed:
+    """GRPO whose sums are divided by a constant, so that length is no advantage."""
+    return compose(clipped(low=low, high=high), aggregate=resolve_aggregate("constant", limit=limit))
+
+
+def dapo(*, low: float = 0.2, high: float = 0.28, dual: float | None = None) -> Composed:
+    """A higher bound above, every token weighs the same."""
+    return compose(clipped(low=low, high=high, dual=dual), aggregate="token_mean")
+
+
+def gspo(*, low: float = 3e-4, high: float = 4e-4) -> Composed:
+    """One ratio per answer."""
+    return compose(clipped(level="sequence", low=low, high=high), aggregate="seq_mean_token_mean")
+
+
+def gspo_token(*, low: float = 3e-4, high: float = 4e-4) -> Composed:
+    """GSPO's ratio with advantages that may differ by token."""
+    return compose(clipped(level="sequence_token", low=low, high=high), aggregate="seq_mean_token_mean")
+
+
+def cispo(*, low: float | None = None, high: float = 4.0) -> Composed:
+    """Clipped weights instead of clipped gradients."""
+    return compose(capped(low=low, high=high), aggregate="token_mean")
+
+
+def reinforce() -> Composed:
+    """No ratio, no clip: right only for fresh samples."""
+    return compose(masked("none"), aggregate="token_mean")
+
+
+def rec(
+    mask: MaskKind = "one_side",
+    *,
+    weight: Weight = "none",
+    low: float = 0.2,
+    high: float = 0.2,
+    far_low: float = 0.6,
+    far_high: float = 2.0,
+) -> Composed:
+    """REINFORCE on tokens whose ratio the mask allows. Wide bounds (0.6, 2.0) learn faster and hold."""
+    part = masked(mask, weight=weight, low=low, high=high, far_low=far_low, far_high=far_high)
+    return compose(part, aggregate="token_mean")
+
+
+def opmd(*, coefficient: float = 0.1, tau: float | None = None) -> Composed:
+    """No ratio in the gradient, held near the policy that sampled. `tau` of the advantage "opmd" divides by 1 + tau."""
+    factor = 1.0 if tau is None else 1 / (1 + tau)
+    return compose(masked("none"), near_old(coefficient=coefficient), aggregate="token_mean", factor=factor)
+
+
+def opmd_answers(*, tau: float = 1.0) -> Composed:
+    """OPMD on log-probs of whole answers, in Kimi's form."""
+    return compose(masked("none"), near_old_answers(tau=tau), aggregate="seq_mean_token_sum")
+
+
+def asymre(*, coefficient: float = 0.1) -> Composed:
+    """REINFORCE that raises every answer a little more than its advantage says."""
+    return compose(masked("none"), likelihood(coefficient=coefficient), aggregate="token_mean")
+
+
+def dhpo(
+    *,
+    share: float | Literal["entropy"] = 0.5,
+    low: float = 0.2,
+    high: float = 0.28,
+    sequence_low: float = 3e-4,
+    sequence_high: float = 4e-4,
+) -> Composed:
+    """Between GRPO's ratio of tokens and GSPO's of answers. A reconstruction; the bounds are ours."""
+    part = mixed(share=share, token_clip=(low, high), sequence_clip=(sequence_low, sequence_high))
+    return compose(part, aggregate="token_mean")
+
+
+def with_llds(*, base: str = "grpo", coefficient: float = 0.2, gate: Gate = "action") -> Composed:
+    """A loss by name that does not let likely good answers become unlikely."""
+    return changed(_named(base), regularisers=[llds(coefficient=coefficient, gate=gate)])
+
+
+def dcpo(*, target: float = 0.5, low: float = 0.2, high: float = 0.2) -> Composed:
+    """GRPO with a pull of right answers towards the same policy at another temperature, so that its entropy keeps
+    to `target` nats per token. Tokens bring `tempered`, totals the entropy."""
+
+    def step(tokens: Tokens, totals: Totals) -> Tensor:
+        assert tokens.success is not None and tokens.tempered is not None  # `needs` was checked
+        share = dcpo_share(totals.entropy, totals.successes / max(totals.sequences, 1.0), target=target)
+        return dcpo_advantage(tokens.advantage, tokens.success, tokens.tempered, tokens.old, share)
+
+    credit = Credit(name="dcpo", run=step, needs=frozenset({"success", "tempered", "old"}))
+    return compose(clipped(low=low, high=high), credits=[credit], aggregate="seq_mean_token_mean")
+
+
+def thr(*, p: float = 0.1, threshold: float = 0.0, level: Level = "token") -> Composed:
+    """GRPO, or with level "sequence_token" GSPO-token, on the tokens that matter to the group's right answers. A
+    reconstruction. Tokens bring `influence`."""
+    tight = level != "token"
+    part = clipped(level=level, low=3e-4 if tight else 0.2, high=4e-4 if tight else 0.2)
+
+    def step(tokens: Tokens, totals: Totals) -> Tensor:
+        assert tokens.influence is not None  # `needs` was checked
+        return thr_advantage(tokens.advantage, tokens.influence, p=p, threshold=threshold)
+
+    thr_advantage(torch.zeros(1), torch.zeros(1), p=p)  # refuses a bad p now
+    credit = Credit(name="thr", run=step, needs=frozenset({"influence"}))
+    return compose(part, credits=[credit], aggregate="seq_mean_token_mean")
+
+
+def with_nll(*, base: str = "grpo", coefficient: float = 0.1) -> Composed:
+    """A loss by name plus supervised learning of the right answers."""
+    return changed(_named(base), regularisers=[nll_on_correct(coefficient=coefficient)])
+
+
+def _named(name: str) -> Composed:
+    return replace(make_row("loss", name, LOSSES, {}), name=name)
+
+
+REC = "arXiv 2509.24203"
+LOSSES: dict[str, Method[Callable[..., Composed]]] = {
+    "grpo": Method(
+        make=grpo,
+        formula="-min(rho A, clip(rho, 1 - low, 1 + high) A), mean of answers' means",
+        source="arXiv 2402.03300",
+        confidence="paper and code",
+        note="the paper's beta is 0.04, R1's 0.001; here 0",
+    ),
+    "dr_grpo": Method(
+        make=dr_grpo,
+        formula="the same, sum over tokens / (N L)",
+        source="arXiv 2503.20783",
+        confidence="code",
+        note="L is limit=, else the most tokens an answer may have; with advantage dr_grpo",
+    ),
+    "dapo": Method(
+        make=dapo,
+        formula="the same with high = 0.28, mean of tokens",
+        source="arXiv 2503.14476",
+        confidence="code",
+        note="its dropping of uniform groups is advantage dapo; the original also has dual = 10 in verl's recipe",
+    ),
+    "bnpo": Method(
+        make=partial(dapo, high=0.2),
+        formula="the same, mean of tokens",
+        source="TRL's loss_type bnpo",
+        confidence="code",
+        note="there the mean is of each micro-batch, here of the whole batch",
+    ),
+    "gspo": Method(
+        make=gspo,
+        formula="-min(s A, clip(s, 1 - low, 1 + high) A), s = exp(mean_t(logp - old))",
+        source="arXiv 2507.18071",
+        confidence="code",
+        note="refused with advantages per token and with sums over tokens; four updates per set of rollouts",
+    ),
+    "gspo_token": Method(
+        make=gspo_token,
+        formula="the same with sg[s] exp(logp - sg[logp]) and A_t",
+        source="arXiv 2507.18071",
+        confidence="code",
+    ),
+    "cispo": Method(
+        make=cispo,
+        formula="-sg[clip(rho, 1 - low, 1 + high)] A logp, mean of tokens",
+        source="arXiv 2506.13585",
+        confidence="code",
+        note="high = 4 caps the weight at 5, as TRL advises; without low, as the paper",
+    ),
+    "reinforce": Method(
+        make=reinforce, formula="-A logp, mean of tokens", source="REINFORCE (Williams 1992)", confidence="code"
+    ),
+    "rec_one_side": Method(
+        make=rec,
+        formula="-A logp 1[A >= 0 and rho <= 1 + high, or A <= 0 and rho >= 1 - low]",
+        source=REC,
+        confidence="code",
+        note="with advantage rec; wide bounds low=0.6, high=2.0",
+    ),
+    "rec_one_side_is": Method(
+        make=partial(rec, weight="token"),
+        formula="the same times sg[rho]",
+        source=REC,
+        confidence="code",
+        note="has the gradient of PPO's clip",
+    ),
+    "rec_two_side": Method(
+        make=partial(rec, "two_side"), formula="-A logp 1[1 - low <= rho <= 1 + high]", source=REC, confidence="code"
+    ),
+    "rec_two_side_is": Method(
+        make=partial(rec, "two_side", weight="token"), formula="the same times sg[rho]", source=REC, confidence="code"
+    ),
+    "rec_ring": Method(
+        make=partial(rec, "ring"),
+        formula="two_side, and A >= 0 where rho <= 1 - far_low, A <= 0 where rho >= 1 + far_high",
+        source=REC,
+        confidence="code",
+    ),
+    "rec_ring_is": Method(
+        make=partial(rec, "ring", weight="token"), formula="the same times sg[rho]", source=REC, confidence="code"
+    ),
+    "opmd": Method(
+        make=opmd,
+        formula="-A logp + c (logp - old)^2, mean of tokens",
+        source=REC,
+        confidence="code",
+        note="with advantage rec, or opmd and tau=1.0",
+    ),
+    "opmd_answers": Method(
+        make=opmd_answers,
+        formula="-A LP + tau/2 (LP - LP_old)^2, LP = sum_t logp, mean of answers",
+        source=REC,
+        confidence="code",
+        note="Kimi's form; with advantage rec",
+    ),
+    "asymre": Method(
+        make=asymre,
+        formula="-(A + c) logp, mean of tokens",
+        source=REC,
+        confidence="code",
+        note="with advantage rec; advantage asymre shifts by itself, together they count twice",
+    ),
+    "red": Method(
+        make=reinforce,
+        formula="-A logp, mean of tokens",
+        source=REC,
+        confidence="code",
+        note="the method is in the advantage: red_drop or red_weight",
+    ),
+    "dhpo": Method(
+        make=dhpo,
+        formula="-min(q A, q' A), q = w rho + (1 - w) s, q' of both clipped",
+        source="arXiv 2601.05607",
+        confidence="reconstruction",
+        note="share='entropy' weighs the token's ratio by its entropy",
+    ),
+    "llds": Method(
+        make=with_llds,
+        formula="base + 0.2 llds",
+        source="arXiv 2512.04220",
+        confidence="paper and code",
+        note="two or more updates per set of rollouts; base='gspo' works too",
+    ),
+    "dcpo": Method(
+        make=dcpo,
+        formula="grpo on (1 - a) A + a b rho_T",
+        source="DCPO (released code)",
+        confidence="code",
+        note="needs the column tempered and the entropy of the last update; a = 0 when nothing is right (ours)",
+    ),
+    "thr": Method(
+        make=thr,
+        formula="grpo on A 1[|THR| > threshold] (1 + sign(THR) p), THR = sign(A) s",
+        source="arXiv 2510.03669",
+        confidence="reconstruction",
+        note="needs the column influence, of hidden states; p > 0 sharpens, p < 0 explores",
+    ),
+    "nll_on_correct": Method(
+        make=with_nll,
+        formula="base - 0.1 logp of right answers",
+        source="LightningRL",
+        confidence="code",
+    ),
+}
+
+
+def resolve_loss(
+    spec: str | Loss | TokenLoss,
+    *,
+    aggregate: str | Aggregate | None = None,
+    correction: Correction | None = DEFAULT_CORRECTION,
+    regularisers: Sequence[Regulariser] = (),
+    **options: Any,
+) -> Loss:
+    """The loss of that name with its options, or your own.
+
+    Your own is a function, or "module:function" of one: with two arguments, tokens and totals, it is a whole loss;
+    with one, tokens, it returns token losses [B, T], and the rest is as for the named ones.
+
+    Example:
+        >>> loss = resolve_loss("dapo", high=0.3, aggregate="seq_mean_token_mean")
+        >>> loss.name, loss.aggregate.name
+        ('dapo(high=0.3)', 'seq_mean_token_mean')
+
+    Raises:
+        InputError: unknown name or option (near ones are listed), parts that contradict each other, or user code that
+            does not load.
+    """
+    more: dict[str, Any] = {"aggregate": aggregate, "correction": correction, "regularisers": regularisers}
+    if isinstance(spec, str) and ":" not in spec:
+        said = ", ".join(f"{n}={o!r}" for n, o in options.items())
+        made = changed(make_row("loss", spec, LOSSES, options), **more)
+        return replace(made, name=f"{spec}({said})" if said else spec)
+    if options:
+        raise InputError(f"a loss of your own takes no options, got {', '.join(options)}")
+    own = load_object(spec, kind="loss") if isinstance(spec, str) else spec
+    if isinstance(own, Composed):
+        return changed(own, **more)
+    return _yours(own, more, str(spec) if isinstance(spec, str) else "")
+
+
+def _yours(own: Any, more: dict[str, Any], name: str) -> Loss:
+    if not callable(own):
+        raise InputError(f"the loss {name!r} is no function but {own!r}")
+    taken = [p for p in inspect.signature(own).parameters.values() if p.default is p.empty]
+    if len(taken) == 1:
+        given = compose(cast(TokenLoss, own), name=name)
+        return changed(given, **more)
+    if len(taken) != 2:
+        raise InputError(
+            f"a loss of your own takes tokens, or tokens and totals, not {len(taken)} arguments: "
+            f"{', '.join(p.name for p in taken) or 'none'}"
+        )
+    if more != {"aggregate": None, "correction": DEFAULT_CORRECTION, "regularisers": ()}:
+        raise InputError("a whole loss of your own has its own aggregation, correction and regularisers; give none")
+    return cast(Loss, own)
