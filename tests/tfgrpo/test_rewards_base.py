@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -135,8 +136,9 @@ async def test_weighted_reports_a_failed_part_and_an_empty_one() -> None:
     (failed, fine) = await scored(weighted({"x": (fails, 1.0)}), "0", "1")
     assert isinstance(failed, RewardError) and fine == Score(value=1.0, parts={"x": 1.0}, solved=True)
     assert await scored(weighted({"x": (reward(lambda p, c: None), 1.0)}), "0") == (None,)
-    with pytest.raises(InputError, match="positive sum"):
-        weighted({"x": (fails, 0.0)})
+    for weight in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="positive sum"):
+            weighted({"x": (fails, weight)})
 
 
 def test_names_of_functions() -> None:

@@ -168,6 +168,12 @@ async def test_json_schema(tmp_path: Path) -> None:
     assert isinstance(none, Score) and none.feedback == "The answer holds no JSON object."
 
 
+@pytest.mark.parametrize("options", [{"top": 0}, {"top": -5}, {"solved_at": 7}])
+def test_a_judge_whose_scale_is_none_is_refused_before_it_is_asked(options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="finite top > 0"):
+        judge(ScriptedJudge(), **options)
+
+
 async def test_json_schemas_that_are_none() -> None:
     with pytest.raises(InputError, match="schema is not valid"):
         resolve_reward("json_schema", schema={"type": "thing"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from fractions import Fraction
 from typing import Any
@@ -122,6 +123,12 @@ async def test_wrong_answers_carry_words_and_missing_golds_are_errors() -> None:
 )
 async def test_regex(options: dict[str, Any], gold: Any, text: str, right: bool) -> None:
     assert await value(regex(**options), gold, text) == float(right)
+
+
+@pytest.mark.parametrize("options", [{"tolerance": -1}, {"tolerance": math.nan}, {"relative": math.inf}])
+def test_margins_that_are_none(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="finite number of at least 0"):
+        numeric(**options)
 
 
 async def test_bad_patterns() -> None:

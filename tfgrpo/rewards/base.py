@@ -68,10 +68,13 @@ def weighted(parts: Mapping[str, tuple[Reward, float]], *, name: str = "") -> Re
         >>> both = weighted({"right": (contains(), 1.0), "bare": (exact(), 0.25)})
         >>> asyncio.run(both(problem, [answer]))[0].value
         0.8
+
+    Raises:
+        InputError: no parts, or weights that are negative, not finite or all 0.
     """
-    total = sum(weight for _, weight in parts.values())
-    if not parts or total <= 0 or any(weight < 0 for _, weight in parts.values()):
-        raise InputError(f"weighted needs weights >= 0 with a positive sum, got {[w for _, w in parts.values()]}")
+    weights = [weight for _, weight in parts.values()]
+    if not all(0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
+        raise InputError(f"weighted needs finite weights >= 0 with a positive sum, got {weights}")
     return _Weighted(parts=dict(parts), name=name or "+".join(parts))
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from typing import Any, Protocol
 
+from tfgrpo.errors import InputError
 from tfgrpo.policy.base import Sampling
 from tfgrpo.record import CallKey
 from tfgrpo.rewards.base import GroupFunction, Reward, each_alone, group_reward, outcomes
@@ -68,7 +70,12 @@ def judge(
         >>> (score,) = asyncio.run(judge(Grader())(Problem(id="p", messages=(), answer="Paris"), [answer]))
         >>> score.value, score.success, score.feedback
         (0.8, True, 'right')
+
+    Raises:
+        InputError: `top` is not above 0, or `solved_at` lies outside 0..1.
     """
+    if not 0 < top < math.inf or not 0 <= solved_at <= 1:
+        raise InputError(f"judge needs a finite top > 0 and solved_at in 0..1, got {top} and {solved_at}")
     schema = {
         "type": "object",
         "properties": {"reason": {"type": "string"}, "score": {"type": "number", "minimum": 0, "maximum": top}},

@@ -75,8 +75,11 @@ def numeric(*, tolerance: float = 1e-6, relative: float = 0.0) -> Reward:
         >>> said = [Completion(prompt=(), messages=(), text=text, policy="any") for text in texts]
         >>> [score.value for score in asyncio.run(numeric()(problem, said))]
         [1.0, 0.0]
+
+    Raises:
+        InputError: a tolerance that is negative or no finite number.
     """
-    absolute, share = Fraction(str(tolerance)), Fraction(str(relative))
+    absolute, share = _margin("tolerance", tolerance), _margin("relative", relative)
 
     def near(gold: Number, got: Number) -> bool:
         return any(abs(g - a) <= max(absolute, share * abs(g)) for g in gold.readings for a in got.readings)
@@ -89,6 +92,16 @@ def numeric(*, tolerance: float = 1e-6, relative: float = 0.0) -> Reward:
         return verdict(any(near(gold, got) for gold in accepted), completion.text, golds(problem, "numeric")[0])
 
     return reward(score, name="numeric")
+
+
+def _margin(name: str, size: float) -> Fraction:
+    try:
+        margin = Fraction(str(size))
+    except (ValueError, ZeroDivisionError):
+        margin = Fraction(-1)
+    if margin < 0:
+        raise InputError(f"numeric: {name} must be a finite number of at least 0, got {size!r}")
+    return margin
 
 
 def _reference(gold: str, problem: Problem) -> Number:
