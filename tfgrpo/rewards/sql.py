@@ -152,6 +152,9 @@ def sql_contrastive(
         {'execution': 1.0, 'format': 1.0, 'contrast': 0.804}
         >>> round(score.value, 3)  # (1 + 0.1 + 0.4 x 0.804) / 1.5
         0.948
+
+    Raises:
+        RewardError: (as outcome) the other questions are no list of texts, or as for `sql_execution`.
     """
     chosen = _checked_weights({**CONTRASTIVE_WEIGHTS, **(weights or {})}, CONTRASTIVE_WEIGHTS)
     encoder = resolve_embedder(embedder or default_embedder())
@@ -160,7 +163,7 @@ def sql_contrastive(
     async def scores(problem: Problem, completions: Sequence[Completion]) -> Any:
         found = [find_sql(answer_text(problem, c)) for c in completions]
         runs = await database.run(problem, [sql for sql, _ in found])
-        others = [text for text in problem.meta.get("negatives", negatives) if text != problem.question]
+        others = _other_questions(problem, negatives)
         queries = [sql_as_words(sql) for sql, _ in found]
         vectors = await asyncio.to_thread(encoder.embed, [problem.question, *others, *queries]) if others else []
         made = []
@@ -176,6 +179,17 @@ def sql_contrastive(
         return made
 
     return each_alone(group_reward(scores, name="sql_contrastive"))
+
+
+def _other_questions(problem: Problem, default: Sequence[str]) -> list[str]:
+    given = problem.meta.get("negatives")
+    listed = default if given is None else given
+    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
+        raise RewardError(
+            f"reward 'sql_contrastive' needs a list of texts, in a column 'negatives' or as the option; "
+            f"problem {problem.id!r} has {listed!r}"
+        )
+    return [text for text in listed if text != problem.question]
 
 
 # ------------------------------------------------------------------------------------------------------- formulas
