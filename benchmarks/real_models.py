@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS))
     parser.add_argument("--calls", type=int, default=400)
     parser.add_argument("--samples", type=int, default=1)
-    parser.add_argument("--group", type=int, default=4)
+    parser.add_argument("--group", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--critic-tokens", type=int, default=1200, help="limit of one reply; small models ramble")

@@ -277,6 +277,8 @@ def test_roles_stand_in_the_system_message_and_change_with_the_group():
     assert prompts[0].messages[0]["content"].startswith("Be brief.\n\nYou are")
     assert len({p.origin for p in prompts}) == 3
     assert len({tuple(p.origin for p in grouping(PROBLEM, n)) for n in range(20)}) > 5
+    with pytest.raises(InputError, match="alpha"):
+        roles(2, alpha=-1.0)
     mine = roles(2, pool=["a judge", "a child"])
     assert {p.origin for p in mine(PROBLEM, 0)} == {"role/a judge", "role/a child"}
 

@@ -338,8 +338,12 @@ async def test_other_questions_are_a_list_of_texts() -> None:
 def test_bad_weights() -> None:
     with pytest.raises(InputError, match="unknown part of the SQL reward 'exec'; did you mean 'execution'"):
         sql_partial(weights={"exec": 1})
-    with pytest.raises(InputError, match="must be >= 0, got syntax=-1"):
+    with pytest.raises(InputError, match="must be finite and >= 0, got syntax=-1"):
         sql_partial(weights={"syntax": -1})
+    with pytest.raises(InputError, match="finite"):
+        sql_partial(weights={"syntax": float("inf")})
+    with pytest.raises(InputError, match="temperature must be a number above 0, got 0"):
+        sql_contrastive(temperature=0)
     with pytest.raises(InputError, match="pays for wrong queries"):
         sql_contrastive(weights={"execution": 0})
 

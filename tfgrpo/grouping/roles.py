@@ -86,6 +86,8 @@ def roles(
         >>> roles(2, pool={"sceptic": "Look for the trap."})(problem, 0)[0].messages[0]["content"]
         'Look for the trap.'
     """
+    if not 0 <= alpha <= 100:
+        raise InputError(f"roles: alpha weighs diversity against relevance, 0 to 100; got {alpha}")
     if pool is None:
         pool = ROLES
     elif not isinstance(pool, Mapping):

@@ -19,7 +19,7 @@ GROUP_REWARDS: dict[str, Method[Callable[..., Reward]]] = {
         make=ps_grpo,
         formula="w_1 mean over other wordings u and their rollouts m of sim(o_i, o_m) + w_2 with_",
         source="arXiv 2510.04392",
-        confidence="third party",
+        confidence="reconstruction",
         note="refuses to stand alone: 'I don't know' to every wording scores 1.0; advantage grpo by variant; a judge's "
         "similarity is sampled (kappa 3, one rollout each); weights 0.5 and 0.5 are ours",
     ),

@@ -156,6 +156,8 @@ def sql_contrastive(
     Raises:
         RewardError: (as outcome) the other questions are no list of texts, or as for `sql_execution`.
     """
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise InputError(f"sql_contrastive: the temperature must be a number above 0, got {temperature}")
     chosen = _checked_weights({**CONTRASTIVE_WEIGHTS, **(weights or {})}, CONTRASTIVE_WEIGHTS)
     encoder = resolve_embedder(embedder or default_embedder())
     database = _Database(timeout_s=timeout_s, max_rows=max_rows, tolerance=tolerance, folder=Path(folder))
@@ -231,8 +233,8 @@ def _checked_weights(weights: Mapping[str, float], known: Mapping[str, float]) -
     for name, weight in weights.items():
         if name not in known:
             raise unknown_name("part of the SQL reward", name, known)
-        if not weight >= 0:
-            raise InputError(f"weights of an SQL reward must be >= 0, got {name}={weight!r}")
+        if not 0 <= weight < math.inf:
+            raise InputError(f"weights of an SQL reward must be finite and >= 0, got {name}={weight!r}")
     if not weights["execution"] > 0:
         raise InputError("an SQL reward without weight on 'execution' pays for wrong queries; give it one > 0")
     return weights

@@ -23,7 +23,7 @@ VERIFIED_REWARDS: dict[str, Method[Callable[..., Reward]]] = {
         make=sql_partial,
         formula="(3 exec + [exec=0] w judge + w syntax + w J(schema) + w J(bigrams) + w format) / max",
         source="arXiv 2503.23157",
-        confidence="third party",
+        confidence="reconstruction",
         note="weights of a re-implementation (judge 2, others 1) scaled by 0.4, so that no wrong query outranks a "
         "right one; THIRD_PARTY_WEIGHTS gives them unscaled; needs sqlglot",
     ),
