@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import tfgrpo
@@ -25,6 +27,8 @@ COMMANDS = {
     "runs": ("tfgrpo.cli.runs", "list the runs in a folder"),
     "report": ("tfgrpo.cli.report", "one HTML file about a run"),
 }
+BROUGHT = {"train": "make a model better at a task, by training its weights"}
+"""Help lines of commands that come with this package and are found by entry points, so that they are not loaded."""
 EPILOG = "tfgrpo COMMAND --help tells more. Exit codes: 0 done, 2 input, 3 no answer from the model, 130 stopped."
 
 
@@ -70,7 +74,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
     for name, line in known.items():
         command = commands.add_parser(name, help=line, description=f"{line[:1].upper()}{line[1:]}.")
         if name == chosen:
-            module = _module(name)
+            module = _module(name, parser)
             module.configure(command)
             if hasattr(module, "run"):  # else its sub-commands have one each
                 command.set_defaults(run=module.run)
@@ -80,21 +84,34 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
 def _known() -> dict[str, str]:
     """Every command with its line of help; those of other packages are named and not loaded."""
     ours = {name: line for name, (_, line) in COMMANDS.items()}
-    return {**{name: f"from {_origin(entry)}" for name, entry in _entries().items()}, **ours}
+    return {**ours, **{name: _line(entry) for name, entry in _entries().items() if name not in ours}}
 
 
-def _module(name: str) -> Any:
+def _module(name: str, parser: argparse.ArgumentParser) -> Any:
     if name in COMMANDS:
         return importlib.import_module(COMMANDS[name][0])
-    return _entries()[name].load()
+    entry = _entries()[name]
+    if _brought(entry):
+        ours, package = Path(tfgrpo.__file__).resolve().parent.parent, entry.module.partition(".")[0]
+        found = importlib.util.find_spec(package)
+        origin = (found.origin if found else None) or "a folder without __init__.py"
+        if Path(origin).resolve().parent != ours / package:
+            parser.error(f"the command {name!r} is in the package {ours / package}, but {origin} hides it; rename that")
+    return entry.load()
+
+
+def _brought(entry: metadata.EntryPoint) -> bool:
+    return entry.dist is not None and entry.dist.name == "tfgrpo"
 
 
 def _entries() -> dict[str, metadata.EntryPoint]:
     return {entry.name: entry for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda e: e.name)}
 
 
-def _origin(entry: metadata.EntryPoint) -> str:
-    return f"the package {entry.dist.name}" if entry.dist else entry.module
+def _line(entry: metadata.EntryPoint) -> str:
+    if _brought(entry) and entry.name in BROUGHT:
+        return BROUGHT[entry.name]
+    return f"from the package {entry.dist.name}" if entry.dist else f"from {entry.module}"
 
 
 if __name__ == "__main__":

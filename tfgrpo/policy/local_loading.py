@@ -71,7 +71,7 @@ def load_model(folder: Path, *, device: str | None, dtype: str | None, threads: 
         InputError: the folder holds no causal language model, or one whose layers do not all attend to everything.
     """
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with _quiet():
+    with quiet():
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -141,8 +141,8 @@ def _pass_s(model: Any) -> float:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar for a load of a few seconds."""
+def quiet() -> Iterator[None]:
+    """No progress bar for a load or a save of a few seconds."""
     log: Any = transformers.utils.logging
     shown = log.is_progress_bar_enabled()
     log.disable_progress_bar()

@@ -1,0 +1,107 @@
+"""Loads the model that is trained, and refuses one that could not be, before any time is spent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybrid.head import Head, token_scores
+from hybrid.packing import Pack, check_attention
+from hybrid.settings import Settings
+from tfgrpo.errors import InputError
+from tfgrpo.policy.local_loading import LoadedModel, load_model
+from tfgrpo.policy.packaged_models import PACKAGED, packaged_model
+
+AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.15}
+"""Mean |difference| in nats allowed between our scores and the model's own, over a few tokens."""
+
+
+def model_folder(model: str) -> Path:
+    """The folder that a model's name stands for: `local/NAME`, `local/FOLDER`, or either without "local/".
+
+    Raises:
+        InputError: neither a packaged model nor a folder with a config.json.
+    """
+    place = model.removeprefix("local/")
+    if place in PACKAGED:
+        return packaged_model(place)
+    folder = Path(place).expanduser()
+    if not (folder / "config.json").is_file():
+        known = ", ".join(f"local/{name}" for name in PACKAGED)
+        raise InputError(
+            f"unknown model {model!r}: training needs the weights themselves. Known: {known}, or a folder that "
+            f"transformers' save_pretrained wrote (a model of a hub is downloaded to one first)"
+        )
+    return folder
+
+
+def load_trainable(folder: Path, settings: Settings) -> LoadedModel:
+    """The model, its data type chosen, checked for everything that training needs of it.
+
+    Raises:
+        InputError: no causal language model, no chat template, an attention or a head that is not understood.
+    """
+    loaded = load_model(folder, device=settings.device, dtype=settings.dtype, threads=settings.threads)
+    if settings.dtype is None and loaded.model.dtype == torch.float32 and _stored_dtype(folder) != "bfloat16":
+        exact = load_model(folder, device=settings.device, dtype="float32", threads=settings.threads)
+        loaded = replace(exact, words=loaded.words)  # the probe had rounded the weights
+    if loaded.tokenizer.chat_template is None:
+        raise InputError(
+            f"the tokenizer of {folder} has no chat template, so nobody knows how the model is asked; set one "
+            f"(tokenizer.chat_template = ..., tokenizer.save_pretrained({str(folder)!r}))"
+        )
+    check_attention(loaded.model)
+    for module in loaded.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # the sampler has none, and log-probs of both must agree
+    _check_head(loaded)
+    return loaded
+
+
+def _stored_dtype(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype", config.get("torch_dtype", "")))
+
+
+@torch.no_grad()
+def _check_head(loaded: LoadedModel) -> None:
+    """Compares our log-probs of a few tokens with the model's own."""
+    model: Any = loaded.model
+    ids = torch.arange(3, 27, device=model.device) % model.config.vocab_size
+    mask = torch.ones(len(ids), len(ids), dtype=torch.bool, device=model.device).tril()[None, None]
+    asked = {"input_ids": ids[None], "attention_mask": mask, "use_cache": False}
+    own = torch.log_softmax(model(**asked).logits[0, :-1].float(), -1).gather(-1, ids[1:, None])[:, 0]
+    ours, _ = token_scores(model.base_model(**asked).last_hidden_state[0, :-1], ids[1:], Head.of(model))
+    difference = (own - ours).abs().mean().item()
+    if not difference < AGREEMENT.get(model.dtype, 1e-3):
+        raise InputError(
+            f"the log-probs of {type(model).__name__} are not those of its output embedding alone (mean difference "
+            f"{difference:.3g} nats), so this kind of model cannot be trained yet"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Log-probs and entropies of packed rows under a model, at one temperature."""
+
+    model: Any
+    head: Head
+    temperature: float
+
+    @staticmethod
+    def of(model: Any, temperature: float) -> Scorer:
+        return Scorer(model=model, head=Head.of(model), temperature=temperature)
+
+    def __call__(self, row: Pack) -> tuple[Tensor, Tensor]:
+        """Both [B, T], in nats, 0 outside the trained tokens; with gradient where it is enabled."""
+        out = self.model.base_model(
+            input_ids=row.ids[None], attention_mask=row.mask(), position_ids=row.place[None], use_cache=False
+        )
+        hidden = out.last_hidden_state[0][row.source]
+        logp, entropy = token_scores(hidden, row.target, self.head, temperature=self.temperature)
+        return row.spread(logp), row.spread(entropy)
