@@ -5,8 +5,9 @@ Legend: B answers of a micro-batch, T tokens of its longest one.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,15 +19,17 @@ OPTIONAL = ("sampler", "reference", "entropy", "tempered", "influence", "segment
 ROWS = frozenset({"success", "weight"})  # [B]; `advantage` is [B] or [B, T], all others [B, T]
 
 
+Rows: TypeAlias = Sequence[Sequence[float]]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokens:
     """A micro-batch as columns. Log-probs are in nats; what stands outside the mask may be anything, even NaN.
 
     Example:
-        >>> half = torch.full((2, 3), 0.5).log()
-        >>> tokens = Tokens(logp=half, old=half, mask=torch.ones(2, 3), advantage=torch.tensor([1.0, -1.0]))
-        >>> tokens.rows(slice(0, 1)).logp.shape
-        torch.Size([1, 3])
+        >>> tokens = Tokens.of_probabilities(new=[[0.7, 0.4, 0.1], [0.3]], advantage=[1, -1])
+        >>> tokens.logp.shape, tokens.totals().tokens, tokens.rows(slice(1, 2)).totals().tokens
+        (torch.Size([2, 3]), 4.0, 1.0)
 
     Raises:
         InputError: a column has another shape than it must have.
@@ -56,6 +59,37 @@ class Tokens:
                     f"the column {name!r} has the shape {tuple(column.shape)}, but logp has {tuple(shape)}: give "
                     f"{' or '.join(str(tuple(w)) for w in wanted)}"
                 )
+
+    @staticmethod
+    def of_probabilities(
+        *,
+        new: Rows,
+        old: Rows | None = None,
+        advantage: Sequence[float] | Rows,
+        sampler: Rows | None = None,
+        reference: Rows | None = None,
+        **columns: Tensor,
+    ) -> Tokens:
+        """A batch from bare probabilities, one inner sequence per answer, in float64; `old` is `new` unless told.
+
+        Example:
+            >>> Tokens.of_probabilities(new=[[0.5, 0.25], [0.5]], advantage=[1, -1]).mask
+            tensor([[1., 1.],
+                    [1., 0.]], dtype=torch.float64)
+        """
+        given = {"logp": new, "old": new if old is None else old, "sampler": sampler, "reference": reference}
+        padded = {name: _padded(rows, 1.0).log() for name, rows in given.items() if rows is not None}
+        mask = _padded([[1.0] * len(row) for row in new], 0.0)
+        each = [a if isinstance(a, Sequence) else [a] for a in advantage]
+        spread = _padded(each, 0.0)
+        per_answer = not any(isinstance(a, Sequence) for a in advantage)
+        return Tokens(mask=mask, advantage=spread[:, 0] if per_answer else spread, **padded, **columns)
+
+    def totals(self, *, max_tokens: int | None = None, entropy: float = 0.0) -> Totals:
+        """The counts of this batch alone, for a batch that is not cut."""
+        return Totals.of(
+            mask=self.mask, advantage=self.advantage, success=self.success, max_tokens=max_tokens, entropy=entropy
+        )
 
     def columns(self) -> dict[str, Tensor]:
         """The columns that are there, by name."""
@@ -145,3 +179,8 @@ class Totals:
 def lacking(tokens: Tokens, needs: Collection[str]) -> list[str]:
     """The columns of `needs` that are not there, sorted."""
     return sorted(name for name in needs if getattr(tokens, name) is None)
+
+
+def _padded(rows: Rows, fill: float) -> Tensor:
+    width = max((len(row) for row in rows), default=0)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.float64)

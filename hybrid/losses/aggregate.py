@@ -26,6 +26,7 @@ def token_mean(loss: Tensor, mask: Tensor, totals: Totals) -> Tensor:
     """`sum_it l_it / M`: long answers weigh more. DAPO, arXiv 2503.14476.
 
     Example:
+        >>> import torch
         >>> losses, mask = torch.tensor([[-1.2, -1.0, -0.5], [0.8, 1.2, 0.0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
         >>> totals = Totals.of(mask=mask, advantage=torch.tensor([1.0, -1.0]), max_tokens=4)
         >>> round(token_mean(losses, mask, totals).item(), 4)
@@ -38,6 +39,7 @@ def seq_mean_token_mean(loss: Tensor, mask: Tensor, totals: Totals) -> Tensor:
     """`1/N sum_i 1/n_i sum_t l_it`: every answer weighs the same. GRPO, arXiv 2402.03300.
 
     Example:
+        >>> import torch
         >>> losses, mask = torch.tensor([[-1.2, -1.0, -0.5], [0.8, 1.2, 0.0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
         >>> totals = Totals.of(mask=mask, advantage=torch.tensor([1.0, -1.0]), max_tokens=4)
         >>> round(seq_mean_token_mean(losses, mask, totals).item(), 4)
@@ -50,6 +52,7 @@ def seq_mean_token_sum(loss: Tensor, mask: Tensor, totals: Totals) -> Tensor:
     """`1/N sum_it l_it`: what the policy gradient theorem says, with gradients as long as the answers.
 
     Example:
+        >>> import torch
         >>> losses, mask = torch.tensor([[-1.2, -1.0, -0.5], [0.8, 1.2, 0.0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
         >>> totals = Totals.of(mask=mask, advantage=torch.tensor([1.0, -1.0]), max_tokens=4)
         >>> round(seq_mean_token_sum(losses, mask, totals).item(), 4)
@@ -62,6 +65,7 @@ def constant(loss: Tensor, mask: Tensor, totals: Totals, *, limit: int | None = 
     """`1/(N L) sum_it l_it`, L the most tokens an answer may have. Dr.GRPO, arXiv 2503.20783.
 
     Example:
+        >>> import torch
         >>> losses, mask = torch.tensor([[-1.2, -1.0, -0.5], [0.8, 1.2, 0.0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
         >>> totals = Totals.of(mask=mask, advantage=torch.tensor([1.0, -1.0]), max_tokens=4)
         >>> round(constant(losses, mask, totals).item(), 4)
@@ -80,6 +84,7 @@ def preserved_mean(loss: Tensor, mask: Tensor, totals: Totals) -> Tensor:
     """`1/N' sum_i 1/n_i sum_t l_it`, N' the answers with an advantage >= 0. LLDS, arXiv 2512.04220.
 
     Example:
+        >>> import torch
         >>> losses, mask = torch.tensor([[-1.2, -1.0, -0.5], [0.8, 1.2, 0.0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
         >>> totals = Totals.of(mask=mask, advantage=torch.tensor([1.0, -1.0]), max_tokens=4)
         >>> round(preserved_mean(losses, mask, totals).item(), 4)
@@ -92,6 +97,7 @@ def success_token_mean(loss: Tensor, mask: Tensor, totals: Totals) -> Tensor:
     """`sum_it l_it / M'`, M' the tokens of right answers.
 
     Example:
+        >>> import torch
         >>> losses, mask = torch.tensor([[-1.2, -1.0, -0.5], [0.8, 1.2, 0.0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
         >>> totals = Totals.of(mask=mask, advantage=torch.zeros(2), success=torch.tensor([True, False]))
         >>> round(success_token_mean(losses, mask, totals).item(), 4)

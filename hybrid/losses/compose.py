@@ -96,10 +96,9 @@ def compose(
         name: what reports call it.
 
     Example:
-        >>> half = torch.full((1, 2), 0.5).log()
-        >>> tokens = Tokens(logp=half, old=half, mask=torch.ones(1, 2), advantage=torch.ones(1))
+        >>> tokens = Tokens.of_probabilities(new=[[0.5, 0.5]], advantage=[1])
         >>> loss = compose(lambda tokens: -tokens.advantage * tokens.logp, aggregate="token_mean")
-        >>> share, metrics = loss(tokens, Totals.of(mask=tokens.mask, advantage=tokens.advantage))
+        >>> share, metrics = loss(tokens, tokens.totals())
         >>> round(share.item(), 4), metrics["policy"] == share.item()
         (0.6931, True)
 

@@ -40,7 +40,16 @@ def mismatch(old: Tensor, sampler: Tensor, mask: Tensor, *, scope: Scope = "toke
 
 
 def truncated(*, cap: float = 2.0, scope: Scope = "token") -> Correction:
-    """Truncated importance sampling: `min(w, cap)`. Every token is still learned from."""
+    """Truncated importance sampling: `min(w, cap)`. Every token is still learned from.
+
+    Example:
+        >>> ones, gap = torch.ones(1, 3), torch.tensor([[0.5, 1.0, 3.0]]).log()
+        >>> truncated(cap=2.0).run(gap, 0 * gap, ones)[0]
+        tensor([[0.5000, 1.0000, 2.0000]])
+
+    Raises:
+        InputError: a cap below 1, or an unknown scope.
+    """
     at_least("cap", cap, 1.0)
     _known(scope)
 
@@ -52,7 +61,16 @@ def truncated(*, cap: float = 2.0, scope: Scope = "token") -> Correction:
 
 
 def dropped(*, low: float = 0.5, high: float = 2.0, scope: Scope = "token") -> Correction:
-    """Masked importance sampling: `w` where `low <= w <= high`, else 0; what is dropped stays in the denominator."""
+    """Masked importance sampling: `w` where `low <= w <= high`, else 0; what is dropped stays in the denominator.
+
+    Example:
+        >>> ones, gap = torch.ones(1, 3), torch.tensor([[0.5, 1.0, 3.0]]).log()
+        >>> dropped(low=0.5, high=2.0).run(gap, 0 * gap, ones)[0]
+        tensor([[0.5000, 1.0000, 0.0000]])
+
+    Raises:
+        InputError: bounds that do not contain 1, or an unknown scope.
+    """
     if not 0 <= low <= 1 <= high:
         raise InputError(f"tokens are kept where low <= w <= high, which must contain 1; got {low} and {high}")
     _known(scope)

@@ -1,144 +1,64 @@
-"""Losses by name: each a composition and a row. A new one is a line and a row."""
+"""Losses by name. A new one is a composition in `recipes` and a row here."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, TypeAlias, cast
 
-import torch
-from torch import Tensor
-
-from hybrid.batch import Tokens, Totals
-from hybrid.losses.aggregate import Aggregate, resolve_aggregate
+from hybrid.losses.aggregate import Aggregate
 from hybrid.losses.compose import DEFAULT_CORRECTION, Composed, Loss, TokenLoss, changed, compose
-from hybrid.losses.credit import dcpo_advantage, dcpo_share, thr_advantage
-from hybrid.losses.parts import Correction, Credit, Regulariser
-from hybrid.losses.regularisers import Gate, likelihood, llds, near_old, near_old_answers, nll_on_correct
-from hybrid.losses.regularisers import kl as kl_to_reference
-from hybrid.losses.surrogates import Level, MaskKind, Weight, capped, clipped, masked, mixed
+from hybrid.losses.corrections import resolve_correction
+from hybrid.losses.parts import Correction, Regulariser
+from hybrid.losses.recipes import (
+    asymre,
+    cispo,
+    dapo,
+    dcpo,
+    dhpo,
+    dr_grpo,
+    grpo,
+    gspo,
+    gspo_token,
+    opmd,
+    opmd_answers,
+    rec,
+    reinforce,
+    thr,
+)
+from hybrid.losses.regularisers import Gate, llds, nll_on_correct, resolve_regulariser
 from tfgrpo.advantage.chain import make_row
 from tfgrpo.errors import InputError
 from tfgrpo.method import Method
 from tfgrpo.user_code import load_object
 
 
-def grpo(*, low: float = 0.2, high: float = 0.2, dual: float | None = None, beta: float = 0.0) -> Composed:
-    """Clipped ratios of tokens, every answer weighs the same; `beta` times k3 to the reference."""
-    penalty = [kl_to_reference("k3", coefficient=beta)] if beta else []
-    return compose(clipped(low=low, high=high, dual=dual), *penalty, aggregate="seq_mean_token_mean")
-
-
-def dr_grpo(*, low: float = 0.2, high: float = 0.2, limit: int | None = None) -> Composed:
-    """GRPO whose sums are divided by a constant, so that length is no advantage."""
-    return compose(clipped(low=low, high=high), aggregate=resolve_aggregate("constant", limit=limit))
-
-
-def dapo(*, low: float = 0.2, high: float = 0.28, dual: float | None = None) -> Composed:
-    """A higher bound above, every token weighs the same."""
-    return compose(clipped(low=low, high=high, dual=dual), aggregate="token_mean")
-
-
-def gspo(*, low: float = 3e-4, high: float = 4e-4) -> Composed:
-    """One ratio per answer."""
-    return compose(clipped(level="sequence", low=low, high=high), aggregate="seq_mean_token_mean")
-
-
-def gspo_token(*, low: float = 3e-4, high: float = 4e-4) -> Composed:
-    """GSPO's ratio with advantages that may differ by token."""
-    return compose(clipped(level="sequence_token", low=low, high=high), aggregate="seq_mean_token_mean")
-
-
-def cispo(*, low: float | None = None, high: float = 4.0) -> Composed:
-    """Clipped weights instead of clipped gradients."""
-    return compose(capped(low=low, high=high), aggregate="token_mean")
-
-
-def reinforce() -> Composed:
-    """No ratio, no clip: right only for fresh samples."""
-    return compose(masked("none"), aggregate="token_mean")
-
-
-def rec(
-    mask: MaskKind = "one_side",
-    *,
-    weight: Weight = "none",
-    low: float = 0.2,
-    high: float = 0.2,
-    far_low: float = 0.6,
-    far_high: float = 2.0,
-) -> Composed:
-    """REINFORCE on tokens whose ratio the mask allows. Wide bounds (0.6, 2.0) learn faster and hold."""
-    part = masked(mask, weight=weight, low=low, high=high, far_low=far_low, far_high=far_high)
-    return compose(part, aggregate="token_mean")
-
-
-def opmd(*, coefficient: float = 0.1, tau: float | None = None) -> Composed:
-    """No ratio in the gradient, held near the policy that sampled. `tau` of the advantage "opmd" divides by 1 + tau."""
-    factor = 1.0 if tau is None else 1 / (1 + tau)
-    return compose(masked("none"), near_old(coefficient=coefficient), aggregate="token_mean", factor=factor)
-
-
-def opmd_answers(*, tau: float = 1.0) -> Composed:
-    """OPMD on log-probs of whole answers, in Kimi's form."""
-    return compose(masked("none"), near_old_answers(tau=tau), aggregate="seq_mean_token_sum")
-
-
-def asymre(*, coefficient: float = 0.1) -> Composed:
-    """REINFORCE that raises every answer a little more than its advantage says."""
-    return compose(masked("none"), likelihood(coefficient=coefficient), aggregate="token_mean")
-
-
-def dhpo(
-    *,
-    share: float | Literal["entropy"] = 0.5,
-    low: float = 0.2,
-    high: float = 0.28,
-    sequence_low: float = 3e-4,
-    sequence_high: float = 4e-4,
-) -> Composed:
-    """Between GRPO's ratio of tokens and GSPO's of answers. A reconstruction; the bounds are ours."""
-    part = mixed(share=share, token_clip=(low, high), sequence_clip=(sequence_low, sequence_high))
-    return compose(part, aggregate="token_mean")
-
-
 def with_llds(*, base: str = "grpo", coefficient: float = 0.2, gate: Gate = "action") -> Composed:
-    """A loss by name that does not let likely good answers become unlikely."""
+    """A loss by name that does not let likely good answers become unlikely.
+
+    Example:
+        >>> from hybrid.batch import Tokens
+        >>> tokens = Tokens.of_probabilities(new=[[0.7, 0.1]], old=[[0.5, 0.2]], advantage=[1])
+        >>> round(with_llds()(tokens, tokens.totals())[0].item(), 4)
+        -0.7807
+    """
     return changed(_named(base), regularisers=[llds(coefficient=coefficient, gate=gate)])
 
 
-def dcpo(*, target: float = 0.5, low: float = 0.2, high: float = 0.2) -> Composed:
-    """GRPO with a pull of right answers towards the same policy at another temperature, so that its entropy keeps
-    to `target` nats per token. Tokens bring `tempered`, totals the entropy."""
-
-    def step(tokens: Tokens, totals: Totals) -> Tensor:
-        assert tokens.success is not None and tokens.tempered is not None  # `needs` was checked
-        share = dcpo_share(totals.entropy, totals.successes / max(totals.sequences, 1.0), target=target)
-        return dcpo_advantage(tokens.advantage, tokens.success, tokens.tempered, tokens.old, share)
-
-    credit = Credit(name="dcpo", run=step, needs=frozenset({"success", "tempered", "old"}))
-    return compose(clipped(low=low, high=high), credits=[credit], aggregate="seq_mean_token_mean")
-
-
-def thr(*, p: float = 0.1, threshold: float = 0.0, level: Level = "token") -> Composed:
-    """GRPO, or with level "sequence_token" GSPO-token, on the tokens that matter to the group's right answers. A
-    reconstruction. Tokens bring `influence`."""
-    tight = level != "token"
-    part = clipped(level=level, low=3e-4 if tight else 0.2, high=4e-4 if tight else 0.2)
-
-    def step(tokens: Tokens, totals: Totals) -> Tensor:
-        assert tokens.influence is not None  # `needs` was checked
-        return thr_advantage(tokens.advantage, tokens.influence, p=p, threshold=threshold)
-
-    thr_advantage(torch.zeros(1), torch.zeros(1), p=p)  # refuses a bad p now
-    credit = Credit(name="thr", run=step, needs=frozenset({"influence"}))
-    return compose(part, credits=[credit], aggregate="seq_mean_token_mean")
-
-
 def with_nll(*, base: str = "grpo", coefficient: float = 0.1) -> Composed:
-    """A loss by name plus supervised learning of the right answers."""
+    """A loss by name plus supervised learning of the right answers.
+
+    Example:
+        >>> import torch
+        >>> from hybrid.batch import Tokens
+        >>> tokens = Tokens.of_probabilities(
+        ...     new=[[0.7, 0.1]], old=[[0.5, 0.2]], advantage=[1], success=torch.tensor([True])
+        ... )
+        >>> round(with_nll()(tokens, tokens.totals())[0].item(), 4)
+        -0.717
+    """
     return changed(_named(base), regularisers=[nll_on_correct(coefficient=coefficient)])
 
 
@@ -146,6 +66,7 @@ def _named(name: str) -> Composed:
     return replace(make_row("loss", name, LOSSES, {}), name=name)
 
 
+Options: TypeAlias = Mapping[str, Any]
 REC = "arXiv 2509.24203"
 LOSSES: dict[str, Method[Callable[..., Composed]]] = {
     "grpo": Method(
@@ -297,11 +218,14 @@ def resolve_loss(
     spec: str | Loss | TokenLoss,
     *,
     aggregate: str | Aggregate | None = None,
-    correction: Correction | None = DEFAULT_CORRECTION,
-    regularisers: Sequence[Regulariser] = (),
+    correction: Correction | Options | str | None = DEFAULT_CORRECTION,
+    regularisers: Sequence[Regulariser] | Options = (),
     **options: Any,
 ) -> Loss:
     """The loss of that name with its options, or your own.
+
+    Regularisers and the correction may be given in plain words, as on the command line: `{"k3": 0.01}` is a name with
+    its coefficient, `{"entropy_band": {"low": 0.2, "high": 1.0}}` one with its options, "dropped" a name alone.
 
     Your own is a function, or "module:function" of one: with two arguments, tokens and totals, it is a whole loss;
     with one, tokens, it returns token losses [B, T], and the rest is as for the named ones.
@@ -315,7 +239,11 @@ def resolve_loss(
         InputError: unknown name or option (near ones are listed), parts that contradict each other, or user code that
             does not load.
     """
-    more: dict[str, Any] = {"aggregate": aggregate, "correction": correction, "regularisers": regularisers}
+    more: dict[str, Any] = {
+        "aggregate": aggregate,
+        "correction": _correction(correction),
+        "regularisers": _regularisers(regularisers),
+    }
     if isinstance(spec, str) and ":" not in spec:
         said = ", ".join(f"{n}={o!r}" for n, o in options.items())
         made = changed(make_row("loss", spec, LOSSES, options), **more)
@@ -326,6 +254,24 @@ def resolve_loss(
     if isinstance(own, Composed):
         return changed(own, **more)
     return _yours(own, more, str(spec) if isinstance(spec, str) else "")
+
+
+def _regularisers(given: Sequence[Regulariser] | Options) -> tuple[Regulariser, ...]:
+    if not isinstance(given, Mapping):
+        return tuple(given)
+    plain = {name: o if isinstance(o, Mapping) else {"coefficient": o} for name, o in given.items()}
+    return tuple(resolve_regulariser(name, **options) for name, options in plain.items())
+
+
+def _correction(given: Correction | Options | str | None) -> Correction | None:
+    if isinstance(given, str):
+        return resolve_correction(given)
+    if not isinstance(given, Mapping):
+        return given
+    if len(given) != 1:
+        raise InputError(f"a loss has one correction, got {', '.join(given) or 'none; give null for none'}")
+    ((name, options),) = given.items()
+    return resolve_correction(name, **(options if isinstance(options, Mapping) else {"cap": options}))
 
 
 def _yours(own: Any, more: dict[str, Any], name: str) -> Loss:

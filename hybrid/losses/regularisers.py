@@ -28,7 +28,13 @@ def _reference(tokens: Tokens) -> Tensor:
 
 def kl(kind: Literal["k1", "k2", "k3"] = "k3", *, coefficient: float = 0.001) -> Regulariser:
     """KL to the reference model by one of three estimators, whose gradients follow different things: k1 nothing,
-    k2 KL(policy || reference), k3 KL(reference || policy). `coefficient` is 0.04 in the first GRPO, 0.001 in R1."""
+    k2 KL(policy || reference), k3 KL(reference || policy). `coefficient` is 0.04 in the first GRPO, 0.001 in R1.
+
+    Example:
+        >>> tokens = Tokens.of_probabilities(new=[[0.7]], reference=[[0.5]], advantage=[1])
+        >>> [round(kl(k).run(tokens).item(), 4) for k in ("k1", "k2", "k3")]
+        [0.3365, 0.0566, 0.0508]
+    """
     estimators = {"k1": formulas.k1, "k2": formulas.k2, "k3": formulas.k3}
     if kind not in estimators:
         raise unknown_name("KL estimator", kind, estimators)
@@ -43,7 +49,13 @@ def kl(kind: Literal["k1", "k2", "k3"] = "k3", *, coefficient: float = 0.001) ->
 
 def near_old(*, coefficient: float = 0.1) -> Regulariser:
     """`(logp - old)^2` of each token: what holds OPMD near the policy that sampled. The usual half is in the
-    coefficient."""
+    coefficient.
+
+    Example:
+        >>> tokens = Tokens.of_probabilities(new=[[0.7, 0.1]], old=[[0.5, 0.2]], advantage=[1])
+        >>> [round(n, 4) for n in near_old().run(tokens)[0].tolist()]
+        [0.1132, 0.4805]
+    """
     return Regulariser(
         name="near_old",
         coefficient=coefficient,
@@ -53,7 +65,13 @@ def near_old(*, coefficient: float = 0.1) -> Regulariser:
 
 
 def near_old_answers(*, tau: float = 1.0) -> Regulariser:
-    """`tau/2 (LP - LP_old)^2` of whole answers' log-probs, as Kimi's form of OPMD has it."""
+    """`tau/2 (LP - LP_old)^2` of whole answers' log-probs, as Kimi's form of OPMD has it.
+
+    Example:
+        >>> tokens = Tokens.of_probabilities(new=[[0.7, 0.1]], old=[[0.5, 0.2]], advantage=[1])
+        >>> [round(n, 4) for n in near_old_answers().run(tokens)[0].tolist()]
+        [0.1272, 0.1272]
+    """
 
     def run(tokens: Tokens) -> Tensor:
         return ((tokens.logp - tokens.old) * tokens.mask).sum(1, keepdim=True).square().expand_as(tokens.logp)
@@ -69,13 +87,25 @@ def near_old_answers(*, tau: float = 1.0) -> Regulariser:
 
 def likelihood(*, coefficient: float = 0.1) -> Regulariser:
     """`-logp` of every sampled token: a forward KL on the samples, the same as raising all advantages by the
-    coefficient, which is AsymRE's shift."""
+    coefficient, which is AsymRE's shift.
+
+    Example:
+        >>> tokens = Tokens.of_probabilities(new=[[0.7, 0.1]], old=[[0.5, 0.2]], advantage=[1])
+        >>> [round(n, 4) for n in likelihood().run(tokens)[0].tolist()]
+        [0.3567, 2.3026]
+    """
     return Regulariser(name="likelihood", coefficient=coefficient, run=lambda tokens: -tokens.logp)
 
 
 def llds(*, coefficient: float = 0.2, gate: Gate = "action") -> Regulariser:
     """What answers with an advantage >= 0 lost in likelihood since the batch was sampled. Exactly 0 in the first
-    update of a batch: it needs two or more. Actions are told by `Tokens.segment`, else an answer is one."""
+    update of a batch: it needs two or more. Actions are told by `Tokens.segment`, else an answer is one.
+
+    Example:
+        >>> tokens = Tokens.of_probabilities(new=[[0.7, 0.1]], old=[[0.5, 0.2]], advantage=[1])
+        >>> [round(n, 4) for n in llds().run(tokens.clean())[0].tolist()]
+        [0.0, 0.6931]
+    """
     if gate not in GATES:
         raise unknown_name("gate of llds", gate, GATES)
 
@@ -94,7 +124,15 @@ def llds(*, coefficient: float = 0.2, gate: Gate = "action") -> Regulariser:
 
 
 def nll_on_correct(*, coefficient: float = 0.1) -> Regulariser:
-    """`-logp` of the tokens of right answers, per such token: an anchor of supervised learning."""
+    """`-logp` of the tokens of right answers, per such token: an anchor of supervised learning.
+
+    Example:
+        >>> import torch
+        >>> right = torch.tensor([True, False])
+        >>> tokens = Tokens.of_probabilities(new=[[0.7], [0.1]], advantage=[1, -1], success=right)
+        >>> [round(abs(n), 4) for n in nll_on_correct().run(tokens)[:, 0].tolist()]
+        [0.3567, 0.0]
+    """
 
     def run(tokens: Tokens) -> Tensor:
         assert tokens.success is not None  # `needs` was checked
@@ -115,7 +153,14 @@ def _entropy(tokens: Tokens) -> Tensor:
 
 
 def entropy_band(*, low: float, high: float, coefficient: float = 0.01) -> Regulariser:
-    """How far each answer's mean entropy, in nats per token, lies outside low..high. The coefficient is ours."""
+    """How far each answer's mean entropy, in nats per token, lies outside low..high. The coefficient is ours.
+
+    Example:
+        >>> import torch
+        >>> tokens = Tokens.of_probabilities(new=[[0.7, 0.1]], advantage=[1], entropy=torch.tensor([[0.1, 0.3]]))
+        >>> [round(n, 4) for n in entropy_band(low=0.3, high=1.0).run(tokens)[0].tolist()]
+        [0.1, 0.1]
+    """
     if not 0 <= low <= high:
         raise InputError(f"the band of entropies is low..high with 0 <= low <= high, got {low}..{high}")
 
@@ -133,7 +178,14 @@ def entropy_band(*, low: float, high: float, coefficient: float = 0.01) -> Regul
 
 
 def entropy_bonus(*, coefficient: float = 0.001) -> Regulariser:
-    """`-H` of every token: more exploration, without a bound."""
+    """`-H` of every token: more exploration, without a bound.
+
+    Example:
+        >>> import torch
+        >>> tokens = Tokens.of_probabilities(new=[[0.7]], advantage=[1], entropy=torch.tensor([[0.25]]))
+        >>> entropy_bonus().run(tokens).item()
+        -0.25
+    """
     return Regulariser(
         name="entropy_bonus",
         coefficient=coefficient,
