@@ -17,6 +17,8 @@ from tfgrpo.errors import InputError
 from tfgrpo.policy.local_loading import LoadedModel, load_model
 from tfgrpo.policy.packaged_models import PACKAGED, packaged_model
 
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How the names of architectures end that write text from left to right."""
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Mean |difference| in nats allowed between our scores and the model's own, over a few tokens."""
 
@@ -46,8 +48,13 @@ def load_trainable(folder: Path, settings: Settings) -> LoadedModel:
     Raises:
         InputError: no causal language model, no chat template, an attention or a head that is not understood.
     """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    written = config.get("architectures") or []
+    if written and not any(name.endswith(CAUSAL) for name in written):
+        raise InputError(f"{folder} holds {', '.join(written)}; only causal language models are trained")
     loaded = load_model(folder, device=settings.device, dtype=settings.dtype, threads=settings.threads)
-    if settings.dtype is None and loaded.model.dtype == torch.float32 and _stored_dtype(folder) != "bfloat16":
+    stored = config.get("dtype", config.get("torch_dtype"))
+    if settings.dtype is None and loaded.model.dtype == torch.float32 and stored != "bfloat16":
         exact = load_model(folder, device=settings.device, dtype="float32", threads=settings.threads)
         loaded = replace(exact, words=loaded.words)  # the probe had rounded the weights
     if loaded.tokenizer.chat_template is None:
@@ -61,11 +68,6 @@ def load_trainable(folder: Path, settings: Settings) -> LoadedModel:
             module.p = 0.0  # the sampler has none, and log-probs of both must agree
     _check_head(loaded)
     return loaded
-
-
-def _stored_dtype(folder: Path) -> str:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return str(config.get("dtype", config.get("torch_dtype", "")))
 
 
 @torch.no_grad()

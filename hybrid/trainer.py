@@ -97,7 +97,8 @@ class Trainer:
         self.updates = 0
         self.entropy = 0.0  # nats per token of the last update, mean of -logp
         if settings.checkpointing:
-            self.model.gradient_checkpointing_enable()
+            newer = getattr(self.model, "activation_checkpointing_enable", None)  # transformers renames it
+            (newer or self.model.gradient_checkpointing_enable)()
 
     @property
     def skips(self) -> bool:
