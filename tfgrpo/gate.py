@@ -39,11 +39,15 @@ class GateResult:
     low: float
     high: float
     verdict: Verdict
+    proven: bool = True  # while learning, something in the library was shown to help
 
     @property
     def passed(self) -> bool:
-        """No shown harm, neither by verdict nor by interval: a loss inside the noise overrules no evidence."""
-        return self.verdict != "harms" and not self.high < 0
+        """No shown harm, neither by verdict nor by interval: a loss inside the noise overrules no evidence.
+
+        A library in which nothing was shown to help has none to overrule: it must not look worse at the gate.
+        """
+        return self.verdict != "harms" and not self.high < 0 and (self.proven or not self.gain < 0)
 
     def as_json(self) -> dict[str, Any]:
         numbers = {"gain": self.gain, "low": self.low, "high": self.high}
@@ -55,7 +59,10 @@ class GateResult:
         if not self.pairs:
             return "not checked: no gate problems or no calls left for them"
         span = f"{self.gain:+.3f} (95 % {self.low:+.3f}..{self.high:+.3f})"
-        return f"{self.verdict}: {span} over {self.pairs} pairs of gate problems"
+        doubt = (
+            "" if self.passed or self.verdict == "harms" or self.high < 0 else ", and nothing was shown to help before"
+        )
+        return f"{self.verdict}: {span} over {self.pairs} pairs of gate problems{doubt}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,8 +74,10 @@ class Gatekeeper:
     sampling: Sampling
     max_pairs: int
 
-    async def check(self, problems: Sequence[Problem], before: Apply, after: Apply) -> GateResult:
-        """Stops at a verdict, at the last pair, or when the budget is used up."""
+    async def check(
+        self, problems: Sequence[Problem], before: Apply, after: Apply, *, proven: bool = True
+    ) -> GateResult:
+        """Stops at a verdict, at the last pair, or when the budget is used up. `proven`: as in the result."""
         wealth, differences = Wealth(), list[float]()
         chosen = problems[: self.max_pairs]
         for start in range(0, len(chosen), PAIRS_AT_ONCE):
@@ -88,7 +97,7 @@ class Gatekeeper:
                 differences.append(float(d))
             if wealth.verdict(ALPHA) != "undecided":
                 break
-        return _result(differences, wealth.verdict(ALPHA))
+        return _result(differences, wealth.verdict(ALPHA), proven)
 
     async def _scores(self, problems: Sequence[Problem], apply: Apply, *, epoch: int) -> np.ndarray[Any, Any]:
         done = await evaluate_problems(
@@ -97,10 +106,11 @@ class Gatekeeper:
         return np.clip(row_means(done.scores), 0.0, 1.0)
 
 
-def _result(differences: Sequence[float], verdict: Verdict) -> GateResult:
+def _result(differences: Sequence[float], verdict: Verdict, proven: bool = True) -> GateResult:
     n = len(differences)
     if not n:
-        return GateResult(pairs=0, gain=math.nan, low=math.nan, high=math.nan, verdict=verdict)
+        return GateResult(pairs=0, gain=math.nan, low=math.nan, high=math.nan, verdict=verdict, proven=proven)
     gain = float(np.mean(differences))
     half = 1.96 * float(np.std(differences, ddof=1)) / math.sqrt(n) if n > 1 else 1.0
-    return GateResult(pairs=n, gain=gain, low=max(-1.0, gain - half), high=min(1.0, gain + half), verdict=verdict)
+    low, high = max(-1.0, gain - half), min(1.0, gain + half)
+    return GateResult(pairs=n, gain=gain, low=low, high=high, verdict=verdict, proven=proven)

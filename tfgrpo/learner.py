@@ -280,6 +280,14 @@ class ExperienceLearner:
             await self._commit(tuple(edits), "conclusion", "what ships")
         return self.snapshot.version
 
+    def shown_to_help(self) -> bool:
+        """Whether any entry that ships has a verdict, or an interval of its effect, above zero."""
+        sd = self.pool.effects.sd if len(self.pool.effects) else ()
+        shipped = [entry for entry in self.pool.live if entry.status == "accepted"]
+        return any(
+            e.wealth.verdict(ALPHA) == "helps" or self.pool.effect(e) > 1.96 * float(sd[e.column]) for e in shipped
+        )
+
     def _ships(self, entry: Entry) -> bool:
         effect = self.pool.effect(entry)
         if entry.status == "accepted":

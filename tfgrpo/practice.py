@@ -158,7 +158,9 @@ class Practice:
             sampling=self.task.sampling,
             max_pairs=self.shares.gate_pairs,
         )
-        result = await keeper.check(self.task.gate, self._asks(start), self._asks(proposed))
+        result = await keeper.check(
+            self.task.gate, self._asks(start), self._asks(proposed), proven=learner.shown_to_help()
+        )
         self.events.emit("gated", **result.as_json())
         if result.passed or not result.pairs:
             return result, proposed

@@ -71,3 +71,10 @@ def test_only_shown_harm_is_refused_and_a_loss_inside_the_noise_is_not(differenc
     result = _result(differences, "undecided")
     assert result.passed is passed
     assert (result.high < 0) is not passed
+
+
+@pytest.mark.parametrize(("differences", "passed"), [([-1.0, 0.0, 0.0], False), ([0.0, 0.0], True), ([1.0], True)])
+def test_a_library_in_which_nothing_was_shown_to_help_must_not_look_worse(differences, passed):
+    result = _result(differences, "undecided", proven=False)
+    assert result.passed is passed
+    assert ("nothing was shown to help" in result.words()) is not passed
