@@ -34,6 +34,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="module")
+def untouched(folder: Path) -> LoadedModel:
+    """For tests that change no weight."""
+    return loaded_at(folder)
+
+
 def loaded_at(folder: Path, **settings: Any) -> LoadedModel:
     return load_trainable(folder, replace(EXACT, **settings))
 
@@ -133,12 +139,19 @@ def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor],
         assert (got[name] - grad).abs().max().item() <= tolerance * largest, name
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "reinforce", "nll_on_correct"])
+LAYOUTS: list[dict[str, Any]] = [
+    {"token_budget": 30},
+    {"token_budget": 4000},
+    {"shared_prompts": False, "token_budget": 50},
+]
+NAMES = ["grpo", "dr_grpo", "gspo", "cispo", "reinforce", "nll_on_correct"]
+
+
 @pytest.mark.parametrize(
-    "layout", [{"token_budget": 30}, {"token_budget": 4000}, {"shared_prompts": False, "token_budget": 50}]
+    ("name", "layout"), [*zip(NAMES, LAYOUTS * 2, strict=True), *(("dapo", layout) for layout in LAYOUTS)]
 )
-def test_the_gradient_is_that_of_the_whole_batch(folder: Path, name: str, layout: dict[str, Any]) -> None:
-    loaded = loaded_at(folder)
+def test_the_gradient_is_that_of_the_whole_batch(untouched: LoadedModel, name: str, layout: dict[str, Any]) -> None:
+    loaded = untouched
     batch = batch_of(uniform=(1,), left_out=(0, 5))
     batch = replace(batch, weight=np.linspace(0.5, 1.5, len(batch.samples)))
     loss = resolve_loss(name)
@@ -149,8 +162,8 @@ def test_the_gradient_is_that_of_the_whole_batch(folder: Path, name: str, layout
     assert metrics["skipped"] == 2 + (0 if name == "nll_on_correct" else uniform)
 
 
-def test_a_loss_of_your_own_sees_every_answer_of_the_loss(folder: Path) -> None:
-    loaded, batch = loaded_at(folder), batch_of(uniform=(1, 2))
+def test_a_loss_of_your_own_sees_every_answer_of_the_loss(untouched: LoadedModel) -> None:
+    loaded, batch = untouched, batch_of(uniform=(1, 2))
 
     def own(tokens: Tokens, totals: Totals) -> tuple[torch.Tensor, dict[str, float]]:
         return -(tokens.logp * tokens.mask).sum() / totals.tokens, {}
@@ -169,8 +182,8 @@ def test_recomputed_activations_give_the_same_gradient(folder: Path) -> None:
     assert not loaded.model.training
 
 
-def test_a_batch_without_differences_costs_nothing_and_changes_nothing(folder: Path) -> None:
-    loaded = loaded_at(folder)
+def test_a_batch_without_differences_costs_nothing_and_changes_nothing(untouched: LoadedModel) -> None:
+    loaded = untouched
     trainer = Trainer(loaded, resolve_loss("grpo"), EXACT, temperature=TEMPERATURE)
     before = {name: p.clone() for name, p in loaded.model.named_parameters()}
     metrics = trainer.update(batch_of(uniform=(0, 1, 2, 3)), max_tokens=MAX_TOKENS)
@@ -178,8 +191,8 @@ def test_a_batch_without_differences_costs_nothing_and_changes_nothing(folder: P
     assert all(torch.equal(p, before[name]) for name, p in loaded.model.named_parameters())
 
 
-def test_metrics_are_means_over_the_tokens_that_were_scored(folder: Path) -> None:
-    loaded = loaded_at(folder)
+def test_metrics_are_means_over_the_tokens_that_were_scored(untouched: LoadedModel) -> None:
+    loaded = untouched
     batch = with_sampler(batch_of(uniform=(1,)), loaded)
     _, metrics = gradient(loaded, batch, resolve_loss("dapo"))
     used = [s for s, a in zip(batch.samples, batch.advantage, strict=True) if a]
@@ -229,9 +242,11 @@ def test_later_updates_keep_the_log_probs_of_the_first(folder: Path) -> None:
         (lambda: resolve_loss("dcpo"), 1, "tempered"),
     ],
 )
-def test_losses_that_cannot_work_are_refused(folder: Path, loss: Callable[[], Loss], updates: int, words: str) -> None:
+def test_losses_that_cannot_work_are_refused(
+    untouched: LoadedModel, loss: Callable[[], Loss], updates: int, words: str
+) -> None:
     with pytest.raises(InputError, match=words):
-        Trainer(loaded_at(folder), loss(), replace(EXACT, updates=updates), temperature=TEMPERATURE)
+        Trainer(untouched, loss(), replace(EXACT, updates=updates), temperature=TEMPERATURE)
 
 
 def test_a_reference_is_the_model_as_it_was(folder: Path) -> None:
