@@ -1,7 +1,8 @@
 """Every method that has a name, in one table. docs/methods.md and `tfgrpo methods` are made of it.
 
 The rows stand beside the code: each preset dict is `NAME -> Method(...)`. This module only gathers them, and loads them
-when it is asked.
+when it is asked. Packages that build on this one add tables by an entry point of the group "tfgrpo.methods", which
+names a tuple of kinds.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import inspect
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
-from tfgrpo.errors import InputError, unknown_name
+from tfgrpo.errors import InputError, MissingExtraError, missing_extra, unknown_name
 from tfgrpo.method import Method
 
+ENTRY_POINTS = "tfgrpo.methods"
 BEGIN = "<!-- rows: made by `tfgrpo methods --markdown docs/methods.md`; edit the Method rows in the code instead -->"
 END = "<!-- end of rows -->"
 
@@ -115,18 +118,60 @@ def methods(kind: str | None = None) -> tuple[Row, ...]:
     Raises:
         InputError: an unknown kind; the near ones are listed.
     """
-    if kind is not None and kind not in {k.name for k in KINDS}:
-        raise unknown_name("kind of method", kind, (k.name for k in KINDS))
-    chosen = [k for k in KINDS if kind in (None, k.name)]
+    known = {k.name: k for k in kinds()}
+    if kind is not None and kind not in known:
+        raise unknown_name("kind of method", kind, known)
+    absent = left_out() if kind is None else {}
+    chosen = [k for k in known.values() if kind in (None, k.name) and k.name not in absent]
     return tuple(_row(k, name, made) for k in chosen for name, made in presets(k).items())
 
 
+def kinds() -> tuple[Kind, ...]:
+    """KINDS, and those of packages that build on this one.
+
+    Raises:
+        InputError: such a package cannot be loaded.
+    """
+    found = sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
+    return (*KINDS, *(kind for entry in found for kind in _brought(entry)))
+
+
+def _brought(entry: metadata.EntryPoint) -> tuple[Kind, ...]:
+    try:
+        loaded: tuple[Kind, ...] = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"the methods {entry.value!r} could not be loaded: {error}; does a file of yours have that name?"
+        ) from error
+    return loaded
+
+
+def left_out() -> dict[str, str]:
+    """Kinds whose packages are not installed, and how to install them."""
+    absent = {}
+    for kind in kinds():
+        try:
+            presets(kind)
+        except MissingExtraError as error:
+            absent[kind.name] = str(error)
+    return absent
+
+
 def presets(kind: Kind) -> dict[str, Method[Any]]:
-    """The presets of one kind by name."""
+    """The presets of one kind by name.
+
+    Raises:
+        MissingExtraError: they need torch, which is not installed.
+    """
     found: dict[str, Method[Any]] = {}
     for place in kind.places:
         module, _, name = place.partition(":")
-        found.update(getattr(importlib.import_module(module), name))
+        try:
+            found.update(getattr(importlib.import_module(module), name))
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise missing_extra("torch", "train", f"the kind of method {kind.name!r}") from error
     return found
 
 
@@ -202,7 +247,8 @@ def _docstring(make: Any) -> tuple[str, str]:
 
 def markdown() -> str:
     """All rows as the tables of docs/methods.md."""
-    return "\n\n".join(_section(kind) for kind in KINDS) + "\n"
+    absent = left_out()
+    return "\n\n".join(_section(kind) for kind in kinds() if kind.name not in absent) + "\n"
 
 
 def _section(kind: Kind) -> str:

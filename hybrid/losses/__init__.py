@@ -11,7 +11,7 @@ from hybrid.losses import credit, formulas
 from hybrid.losses.aggregate import AGGREGATES, Aggregate, resolve_aggregate
 from hybrid.losses.compose import Composed, Loss, TokenLoss, changed, check_loss, compose
 from hybrid.losses.corrections import CORRECTIONS, dropped, mismatch, resolve_correction, truncated
-from hybrid.losses.credit import dcpo_temperature, nthr_advantage, thr_advantage, token_influence
+from hybrid.losses.credit import CREDITS, dcpo_temperature, nthr_advantage, thr_advantage, token_influence
 from hybrid.losses.parts import Correction, Credit, Regulariser, Surrogate
 from hybrid.losses.presets import LOSSES, resolve_loss
 from hybrid.losses.regularisers import REGULARISERS, resolve_regulariser
@@ -20,6 +20,7 @@ from hybrid.losses.surrogates import capped, clipped, masked, mixed
 __all__ = [
     "AGGREGATES",
     "CORRECTIONS",
+    "CREDITS",
     "LOSSES",
     "REGULARISERS",
     "Aggregate",

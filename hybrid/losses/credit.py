@@ -7,10 +7,13 @@ them, without gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from tfgrpo.errors import InputError
+from tfgrpo.method import Method
 
 DCPO_STEP = 0.1
 """The most nats per token that DCPO answers to at once."""
@@ -148,3 +151,28 @@ def thr_advantage(advantage: Tensor, influence: Tensor, *, p: float = 0.1, thres
         raise InputError(f"thr weighs tokens by 1 - p and 1 + p; p must lie in -1..1, got {p}")
     thr = torch.sign(advantage) * influence
     return advantage * (thr.abs() > threshold) * (1 + torch.sign(thr) * p)
+
+
+CREDITS: dict[str, Method[Callable[..., Tensor]]] = {
+    "nthr": Method(
+        make=nthr_advantage,
+        formula="A_t eta where the answer is wrong and s_t > beta min_i mean_t s",
+        source="arXiv 2505.18830",
+        confidence="paper",
+        note="over a whole group, before the loss; s of `token_influence`",
+    ),
+    "thr": Method(
+        make=thr_advantage,
+        formula="A 1[|THR| > threshold] (1 + sign(THR) p), THR = sign(A) s",
+        source="arXiv 2510.03669",
+        confidence="reconstruction",
+        note="p > 0 sharpens, p < 0 explores; inside a loss: `thr`",
+    ),
+    "dcpo": Method(
+        make=dcpo_advantage,
+        formula="(1 - a) A_i + a b_i exp(tempered - old)",
+        source="DCPO (released code)",
+        confidence="code",
+        note="a of `dcpo_share`; inside a loss: `dcpo`",
+    ),
+}

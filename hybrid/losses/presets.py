@@ -78,21 +78,21 @@ LOSSES: dict[str, Method[Callable[..., Composed]]] = {
     ),
     "dr_grpo": Method(
         make=dr_grpo,
-        formula="the same, sum over tokens / (N L)",
+        formula="-min(rho A, clip(rho) A) summed over tokens / (N L)",
         source="arXiv 2503.20783",
         confidence="code",
         note="L is limit=, else the most tokens an answer may have; with advantage dr_grpo",
     ),
     "dapo": Method(
         make=dapo,
-        formula="the same with high = 0.28, mean of tokens",
+        formula="-min(rho A, clip(rho, 0.8, 1.28) A), mean of tokens",
         source="arXiv 2503.14476",
         confidence="code",
-        note="its dropping of uniform groups is advantage dapo; the original also has dual = 10 in verl's recipe",
+        note="its dropping of uniform groups is advantage dapo",
     ),
     "bnpo": Method(
         make=partial(dapo, high=0.2),
-        formula="the same, mean of tokens",
+        formula="-min(rho A, clip(rho, 0.8, 1.2) A), mean of tokens",
         source="TRL's loss_type bnpo",
         confidence="code",
         note="there the mean is of each micro-batch, here of the whole batch",
@@ -106,7 +106,7 @@ LOSSES: dict[str, Method[Callable[..., Composed]]] = {
     ),
     "gspo_token": Method(
         make=gspo_token,
-        formula="the same with sg[s] exp(logp - sg[logp]) and A_t",
+        formula="-min(s_t A_t, clip(s_t) A_t), s_t = sg[s] exp(logp - sg[logp])",
         source="arXiv 2507.18071",
         confidence="code",
     ),
@@ -129,7 +129,7 @@ LOSSES: dict[str, Method[Callable[..., Composed]]] = {
     ),
     "rec_one_side_is": Method(
         make=partial(rec, weight="token"),
-        formula="the same times sg[rho]",
+        formula="-A logp sg[rho] 1[A >= 0 and rho <= 1 + high, or A <= 0 and rho >= 1 - low]",
         source=REC,
         confidence="code",
         note="has the gradient of PPO's clip",
@@ -138,16 +138,22 @@ LOSSES: dict[str, Method[Callable[..., Composed]]] = {
         make=partial(rec, "two_side"), formula="-A logp 1[1 - low <= rho <= 1 + high]", source=REC, confidence="code"
     ),
     "rec_two_side_is": Method(
-        make=partial(rec, "two_side", weight="token"), formula="the same times sg[rho]", source=REC, confidence="code"
+        make=partial(rec, "two_side", weight="token"),
+        formula="-A logp sg[rho] 1[1 - low <= rho <= 1 + high]",
+        source=REC,
+        confidence="code",
     ),
     "rec_ring": Method(
         make=partial(rec, "ring"),
-        formula="two_side, and A >= 0 where rho <= 1 - far_low, A <= 0 where rho >= 1 + far_high",
+        formula="-A logp M, M: near 1, or A >= 0 and rho <= 1 - far_low, or A <= 0 and rho >= 1 + far_high",
         source=REC,
         confidence="code",
     ),
     "rec_ring_is": Method(
-        make=partial(rec, "ring", weight="token"), formula="the same times sg[rho]", source=REC, confidence="code"
+        make=partial(rec, "ring", weight="token"),
+        formula="-A logp sg[rho] M, M as in rec_ring",
+        source=REC,
+        confidence="code",
     ),
     "opmd": Method(
         make=opmd,
@@ -186,7 +192,7 @@ LOSSES: dict[str, Method[Callable[..., Composed]]] = {
     ),
     "llds": Method(
         make=with_llds,
-        formula="base + 0.2 llds",
+        formula="base + 0.2 (what good answers lost in likelihood)",
         source="arXiv 2512.04220",
         confidence="paper and code",
         note="two or more updates per set of rollouts; base='gspo' works too",

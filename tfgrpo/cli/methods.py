@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tfgrpo.cli.output import add_output, hint, show, table
 from tfgrpo.errors import InputError
-from tfgrpo.methods import KINDS, as_json, find, markdown, methods, renewed
+from tfgrpo.methods import as_json, find, kinds, left_out, markdown, methods, renewed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    kinds = ", ".join(kind.name for kind in KINDS)
+    known = ", ".join(kind.name for kind in kinds())
     parser.add_argument("name", metavar="NAME", nargs="?", help="one method, such as rloo or advantage/rloo")
-    parser.add_argument("--kind", metavar="KIND", help=f"only those of one kind: {kinds}")
+    parser.add_argument("--kind", metavar="KIND", help=f"only those of one kind: {known}")
     parser.add_argument(
         "--markdown",
         metavar="FILE",
@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     lines = [(row.kind, row.name, row.source, row.confidence, row.formula) for row in rows]
     show(args, as_json(rows), table(("KIND", "NAME", "SOURCE", "CONFIDENCE", "FORMULA"), lines))
     hint(args, "One of them in full: tfgrpo methods NAME")
+    for reason in left_out().values() if args.kind is None else ():
+        hint(args, f"Not shown: {reason}")
     return 0
 
 
