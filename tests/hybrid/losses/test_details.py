@@ -25,6 +25,9 @@ def test_each_action_has_its_own_gate() -> None:
 
 def test_an_action_that_only_moved_its_likelihood_has_not_lost() -> None:
     assert lost([0.25, 1.0], [0, 0]) == [0, 0]
+    moved = log([0.25, 1.0]), log([0.5, 0.5]), torch.ones(1, 2)
+    assert not formulas.lost_likelihood(*moved, gate="answer").any()
+    assert formulas.lost_likelihood(*moved, gate="token").any()
 
 
 def test_what_was_good_is_told_by_the_advantages_that_were_given() -> None:
