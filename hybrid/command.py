@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from hybrid.api import DEFAULT_STEPS, atrain
-from hybrid.settings import Settings
+from hybrid.settings import Settings, leading
 from tfgrpo.budget import Budget
 from tfgrpo.cli import options
 from tfgrpo.cli.output import add_output, hint, show
@@ -73,6 +73,8 @@ async def _train(args: argparse.Namespace) -> int:
             settings=settings,
             on_event=None if args.json or args.quiet else Lines(),
         )
+    if not leading():  # rank 0 tells it
+        return 0
     show(args, report.as_json(), str(report))
     hint(args, f"Ask it, or learn experiences on top: --model local/{report.checkpoint}")
     return 0

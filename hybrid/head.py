@@ -90,11 +90,16 @@ def token_scores(
         raise InputError(
             f"tokens sampled at temperature {temperature} have no probabilities to learn; give one above 0"
         )
-    size = rows or max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    size = rows or rows_of_chunk(head)
     inputs = hidden, head.weight, head.bias, targets, head.scale, head.softcap, temperature, size
     scored = _TokenScores.apply(*inputs)  # type: ignore[no-untyped-call]
     logp, entropy = scored
     return logp, entropy
+
+
+def rows_of_chunk(head: Head) -> int:
+    """R: how many rows of float32 logits CHUNK_BYTES holds."""
+    return max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -31,7 +31,6 @@ from tfgrpo.errors import TransportError
 from tfgrpo.evaluation import Comparison, Evaluation, compare, evaluate_problems
 from tfgrpo.events import EventLog
 from tfgrpo.policy.base import Sampling
-from tfgrpo.policy.local_loading import LoadedModel
 from tfgrpo.recipe import Recipe
 from tfgrpo.record import RunRecord
 from tfgrpo.report import Measured
@@ -66,7 +65,7 @@ class Training:
     recipe: Recipe
     plan: Plan
     settings: Settings
-    loaded: LoadedModel
+    setup: str
     model_name: str
     trainer: Trainer
     rollouts: Rollouts
@@ -101,7 +100,7 @@ class Training:
         place = self.checkpoints.last()
         if place is None:
             return Progress()
-        state = await self.worker(lambda: self.checkpoints.restore(place, self.trainer))
+        state = await self.worker(lambda: self.checkpoints.restore(place))
         self.curriculum.restore(state["curriculum"])
         await self.rollouts.renew(state["step"])
         self.events.emit("resumed", step=state["step"], checkpoint=str(place))
@@ -116,7 +115,7 @@ class Training:
             },
             "curriculum": self.curriculum.state(),
         }
-        place = await self.worker(lambda: self.checkpoints.save(self.loaded, self.trainer, progress.step, kept))
+        place = await self.worker(lambda: self.checkpoints.save(progress.step, kept))
         self.events.emit("checkpoint_saved", step=progress.step, folder=str(place))
         return place
 
@@ -141,7 +140,8 @@ class Training:
         table = Table.of(groups)
         table = self.recipe.advantage.columns(table.with_extras(bin_weight=_by_rollout(groups, weights)))
         batch = Batch.of(groups, table)
-        metrics = await self.worker(lambda: self.trainer.update(batch, max_tokens=self.sampling.max_tokens))
+        limit = self.sampling.max_tokens
+        metrics = await self.worker(lambda: self.trainer.ranks.lead("update", batch=batch, max_tokens=limit))
         self.curriculum.observe(groups)
         progress.step += 1
         await self.rollouts.renew(progress.step)
@@ -246,7 +246,7 @@ class Training:
             checkpoint=str(saved),
             task=self.task.name,
             model=self.model_name,
-            setup=self.loaded.words,
+            setup=self.setup,
             steps=progress.step,
             stopped=progress.stopped,
             before=_measured(before),

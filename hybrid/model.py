@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hybrid.adapters import add_lora
 from hybrid.head import Head, token_scores
 from hybrid.packing import Pack, check_attention
 from hybrid.settings import Settings
@@ -63,6 +65,8 @@ def load_trainable(folder: Path, settings: Settings) -> LoadedModel:
             f"(tokenizer.chat_template = ..., tokenizer.save_pretrained({str(folder)!r}))"
         )
     check_attention(loaded.model)
+    if settings.lora is not None:
+        add_lora(loaded.model, rank=settings.lora, alpha=settings.lora_alpha)
     for module in loaded.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # the sampler has none, and log-probs of both must agree
@@ -87,23 +91,33 @@ def _check_head(loaded: LoadedModel) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scorer:
-    """Log-probs and entropies of packed rows under a model, at one temperature."""
+class Scorer(torch.nn.Module):
+    """Log-probs and entropies of packed rows under a model, at one temperature.
 
-    model: Any
-    head: Head
-    temperature: float
+    A module around the model, so that one call passes through all that `hybrid.sharding` hooks into.
+    """
 
-    @staticmethod
-    def of(model: Any, temperature: float) -> Scorer:
-        return Scorer(model=model, head=Head.of(model), temperature=temperature)
+    def __init__(self, model: Any, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
 
-    def __call__(self, row: Pack) -> tuple[Tensor, Tensor]:
-        """Both [B, T], in nats, 0 outside the trained tokens; with gradient where it is enabled."""
+    def forward(self, row: Pack, heats: Sequence[float] = ()) -> tuple[Tensor, ...]:
+        """Log-probs and entropies [B, T], in nats, 0 outside the trained tokens; with gradient where it is enabled.
+
+        For every one of `heats` follow the log-probs [B, T] at that many times the temperature, without gradient.
+        """
+        hidden = self.hidden(row)
+        head = Head.of(self.model)  # a cut weight is another tensor at every pass
+        logp, entropy = token_scores(hidden, row.target, head, temperature=self.temperature)
+        with torch.no_grad():
+            others = [token_scores(hidden, row.target, head, temperature=self.temperature * heat)[0] for heat in heats]
+        return tuple(row.spread(values) for values in (logp, entropy, *others))
+
+    def hidden(self, row: Pack) -> Tensor:
+        """Last hidden states [N, D] from which the trained tokens are predicted."""
         out = self.model.base_model(
             input_ids=row.ids[None], attention_mask=row.mask(), position_ids=row.place[None], use_cache=False
         )
-        hidden = out.last_hidden_state[0][row.source]
-        logp, entropy = token_scores(hidden, row.target, self.head, temperature=self.temperature)
-        return row.spread(logp), row.spread(entropy)
+        states: Tensor = out.last_hidden_state[0]
+        return states[row.source]

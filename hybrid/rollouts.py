@@ -13,17 +13,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
+from hybrid.parallel import Ranks, dealt
 from tfgrpo.errors import InputError, TransportError
 from tfgrpo.policy.base import Policy, Price, Sampling
 from tfgrpo.policy.local import check_sampling, completion_of, row_of, with_schema
-from tfgrpo.policy.local_engine import Engine, Row
+from tfgrpo.policy.local_engine import Engine, out_of_memory
 from tfgrpo.policy.local_loading import LoadedModel
 from tfgrpo.types import Completion, Message
 
 T = TypeVar("T")
+Whole: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Within it the model can be asked for answers."""
 QUIET_TURNS = 16
 """Turns of the event loop without a new request after which a wave begins."""
 MAX_ROWS = {"cpu": 64}
@@ -56,36 +60,120 @@ class Worker:
         await asyncio.to_thread(self._thread.shutdown, wait=True)
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Request:
-    messages: tuple[Message, ...]
+Written: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]
+"""The tokens of an answer and their log-probs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """One request as plain data, for any rank."""
+
+    prompt: tuple[int, ...]
     sampling: Sampling
-    row: Row
-    answer: asyncio.Future[Completion]
 
 
-class LiveRollouts:
-    """`Rollouts` of a model in this process.
+class Decoder:
+    """Writes waves of answers with the model of this process, on every rank its share.
 
-    Requests are answered in waves: all that are there when the event loop has gone quiet, in the order in which they
-    came, and nobody joins in between. So the same requests make the same batches, and with them the same rounding and
-    the same answers, whatever else the machine does.
-
-    Example:
-        >>> rollouts = LiveRollouts(loaded, Worker())                                       # doctest: +SKIP
-        >>> answer = await rollouts.complete(messages, Sampling(extra={"segments": True}))  # doctest: +SKIP
+    Equal prompts stay on one rank, where they are read once.
     """
 
-    def __init__(self, loaded: LoadedModel, worker: Worker, *, name: str = "", max_rows: int | None = None) -> None:
-        self._loaded, self._worker = loaded, worker
-        self._name = name or f"local/{loaded.name}"
-        self._step = 0
+    def __init__(self, loaded: LoadedModel, ranks: Ranks, whole: Whole, *, max_rows: int | None = None) -> None:
+        self.loaded, self.ranks, self._whole = loaded, ranks, whole
         self._engine = Engine(
             loaded.model,
             loaded.stop_ids,
             max_rows=max_rows or MAX_ROWS.get(loaded.device, 256),
             prefill_tokens=PREFILL_TOKENS.get(loaded.device, 8192),
         )
+
+    def write(self, wave: Sequence[Ask], gone: Sequence[Callable[[], bool]] = ()) -> list[Written]:
+        """The answers to a wave, in its order.
+
+        Args:
+            wave: the same on every rank.
+            gone: for each request whether nobody waits for it any more; only where one process writes alone.
+
+        Raises:
+            TransportError: the model failed on some rank.
+        """
+        mine = shares([ask.prompt for ask in wave], self.ranks.size)[self.ranks.rank]
+        made: dict[int, Written] | str
+        try:
+            with self._whole():
+                made = self._write({n: wave[n] for n in mine}, gone)
+        except (RuntimeError, MemoryError) as error:  # torch's own errors are RuntimeErrors
+            self._engine.running.clear()
+            self._engine.forget()
+            advice = f"; lower the setting max_rows ({self._engine.max_rows})" if out_of_memory(error) else ""
+            made = f"{error}{advice}"
+        parts = self.ranks.gather(made)
+        for rank, part in enumerate(parts):
+            if isinstance(part, str):
+                where = f" on rank {rank}" if len(parts) > 1 else ""
+                raise TransportError(f"{self.loaded.name} failed{where}: {part}")
+        found = {n: written for part in parts if not isinstance(part, str) for n, written in part.items()}
+        return [found[n] for n in range(len(wave))]
+
+    def forget(self) -> None:
+        """The weights have changed: states of prompts are void."""
+        self._engine.forget()
+
+    def _write(self, asks: dict[int, Ask], gone: Sequence[Callable[[], bool]]) -> dict[int, Written]:
+        rows = {
+            n: row_of(self.loaded, ask.prompt, ask.sampling, gone=gone[n] if gone else bool) for n, ask in asks.items()
+        }
+        left = list(rows.values())
+        engine = self._engine
+        while left or engine.running:
+            room = engine.room
+            if left and room >= min(len(left), max(1, engine.max_rows // 4)):  # equal prompts arrive together
+                engine.add(left[:room])
+                del left[:room]
+            if engine.running:
+                engine.step()
+        return {n: (tuple(row.tokens), tuple(row.logps)) for n, row in rows.items()}
+
+
+def shares(prompts: Sequence[tuple[int, ...]], ranks: int) -> list[list[int]]:
+    """Which requests each rank answers: equal prompts together, the largest group first to the rank with the least.
+
+    Example:
+        >>> shares([(1, 2), (1, 2), (1, 2), (3,), (4,)], 2)
+        [[0, 1, 2], [3, 4]]
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(number)
+    pieces = list(groups.values())
+    return [sorted(n for piece in share for n in pieces[piece]) for share in dealt([len(p) for p in pieces], ranks)]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Request:
+    messages: tuple[Message, ...]
+    ask: Ask
+    answer: asyncio.Future[Completion]
+
+
+class LiveRollouts:
+    """`Rollouts` of a model in this process, and in those that train with it.
+
+    Requests are answered in waves: all that are there when the event loop has gone quiet, in the order in which they
+    came, and nobody joins in between. So the same requests make the same batches, and with them the same rounding and
+    the same answers, whatever else the machine does.
+
+    Example:
+        >>> rollouts = LiveRollouts(Decoder(loaded, Ranks(), nullcontext), Worker())        # doctest: +SKIP
+        >>> answer = await rollouts.complete(messages, Sampling(extra={"segments": True}))  # doctest: +SKIP
+    """
+
+    def __init__(self, decoder: Decoder, worker: Worker, *, name: str = "") -> None:
+        self._decoder, self._worker, self._loaded = decoder, worker, decoder.loaded
+        self._ranks = decoder.ranks
+        self._ranks.jobs |= {"write answers": decoder.write, "forget prompts": decoder.forget}
+        self._name = name or f"local/{self._loaded.name}"
+        self._step = 0
         self._waiting: list[_Request] = []
         self._pump: asyncio.Task[None] | None = None
         self.busy_s = 0.0
@@ -107,9 +195,9 @@ class LiveRollouts:
         """
         check_sampling(self.name, sampling)
         asked = with_schema(messages, sampling)
+        ask = Ask(prompt=self._loaded.prompt_ids(asked), sampling=sampling)
         answer: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        row = row_of(self._loaded, asked, sampling, gone=answer.cancelled)
-        self._waiting.append(_Request(messages=asked, sampling=sampling, row=row, answer=answer))
+        self._waiting.append(_Request(messages=asked, ask=ask, answer=answer))
         if self._pump is None:
             self._pump = asyncio.create_task(self._waves(), name="rollouts")
         return await answer
@@ -117,7 +205,7 @@ class LiveRollouts:
     async def renew(self, step: int) -> None:
         """Forget the states of prompts; answers are from now on marked with this step."""
         self._step = step
-        await self._worker(self._engine.forget)
+        await self._worker(lambda: self._ranks.lead("forget prompts"))
 
     async def aclose(self) -> None:
         """Ends what is being written. The model stays its owner's."""
@@ -143,33 +231,23 @@ class LiveRollouts:
 
     async def _wave(self, wave: Sequence[_Request]) -> None:
         begun = time.perf_counter()
+        asks = [request.ask for request in wave]
+        gone = [request.answer.cancelled for request in wave] if self._ranks.size == 1 else []
         try:
-            await self._worker(lambda: self._write([request.row for request in wave]))
-        except (RuntimeError, MemoryError) as error:  # torch's own errors are RuntimeErrors
-            self._engine.running.clear()
-            self._engine.forget()
-            lost = TransportError(f"{self.name} failed: {error}")
+            written = await self._worker(lambda: self._ranks.lead("write answers", wave=asks, gone=gone))
+        except TransportError as lost:
             for request in wave:
                 if not request.answer.done():
                     request.answer.set_exception(lost)
             return
         took = time.perf_counter() - begun
         self.busy_s += took
-        for request in wave:
+        for request, (tokens, logps) in zip(wave, written, strict=True):
             if not request.answer.done():
-                done = completion_of(self._loaded, request.row, request.messages, request.sampling)
+                row = row_of(self._loaded, request.ask.prompt, request.ask.sampling)
+                row.tokens, row.logps = list(tokens), list(logps)
+                done = completion_of(self._loaded, row, request.messages, request.ask.sampling)
                 request.answer.set_result(replace(done, policy=f"{self.name}@step-{self._step}", latency_s=took))
-
-    def _write(self, rows: Sequence[Row]) -> None:
-        """On the worker: all rows to their ends, as many at once as there is room for."""
-        left = list(rows)
-        while left or self._engine.running:
-            room = self._engine.room
-            if left and room >= min(len(left), max(1, self._engine.max_rows // 4)):  # equal prompts arrive together
-                self._engine.add(left[:room])
-                del left[:room]
-            if self._engine.running:
-                self._engine.step()
 
 
 def training_sampling(sampling: Sampling) -> Sampling:

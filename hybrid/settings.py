@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from tfgrpo.errors import InputError, TfgrpoError
 
-PLACE = frozenset({"device", "threads", "max_rows", "checkpoint_s", "keep_free"})
+WORLD = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+PLACE = frozenset({"device", "threads", "max_rows", "checkpoint_s", "keep_free", "parallel", "hang_s"})
 """Settings that change where and how often something is done, not what comes out."""
-WORDS = frozenset({"betas", "dtype", "device"})
+WORDS = frozenset({"betas", "dtype", "device", "parallel"})
 SWITCHES = frozenset({"shared_prompts", "checkpointing"})
+WHOLE = frozenset({"updates", "token_budget", "threads", "max_rows", "lora", "warmup"})
 FROM_ZERO = frozenset({"warmup", "decay", "checkpoint_s", "keep_free"})
+
+
+def world() -> tuple[int, int, int]:
+    """Rank, number of ranks, and rank on this host, as torchrun tells them; (0, 1, 0) without it."""
+    rank, size, local = (int(os.environ.get(name, alone)) for name, alone in WORLD.items())
+    return rank, size, local
+
+
+def leading() -> bool:
+    """Whether this is the process that tells what comes out."""
+    return world()[0] == 0
 
 
 class DriftError(TfgrpoError, RuntimeError):
@@ -45,6 +59,10 @@ class Settings:
     max_rows: int | None = None  # answers written at the same time
     checkpoint_s: float = 120.0  # seconds between checkpoints; the last step always has one
     keep_free: float = 2.0  # GiB of the disk that a checkpoint may not use
+    parallel: str = "ddp"  # of several processes: "ddp" keeps all weights on each, "fsdp" a part
+    hang_s: float = 1800.0  # seconds after which a process that does not come back from its work ends all of them
+    lora: int | None = None  # rank of low-rank adapters that are trained instead of the weights
+    lora_alpha: float | None = None  # their scale is lora_alpha / lora; None: 2 x lora
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -53,6 +71,10 @@ class Settings:
             raise InputError(f"the setting betas must be two numbers from 0 to below 1, got {self.betas!r}")
         if self.dtype not in (None, "bfloat16", "float32"):
             raise InputError(f"the setting dtype must be 'bfloat16' or 'float32', got {self.dtype!r}")
+        if self.parallel not in ("ddp", "fsdp"):
+            raise InputError(f"the setting parallel must be 'ddp' or 'fsdp', got {self.parallel!r}")
+        if self.lora is None and self.lora_alpha is not None:
+            raise InputError("lora_alpha is the scale of adapters; give their rank too (lora=16)")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -72,9 +94,11 @@ def _check(name: str, value: Any) -> None:
     if name in SWITCHES:
         fine, wanted = isinstance(value, bool), "true or false"
     elif name in FROM_ZERO:
-        fine, wanted = _number(value) and value >= 0, "a number of at least 0"
+        fine, wanted = _number(value) and 0 <= value < float("inf"), "a number of at least 0"
     else:
-        fine, wanted = _number(value) and value > 0, "a number above 0"
+        fine, wanted = _number(value) and 0 < value < float("inf"), "a number above 0"
+    if name in WHOLE:
+        fine, wanted = fine and value == int(value), wanted.replace("number", "whole number")
     if not fine:
         raise InputError(f"the setting {name} must be {wanted}, got {value!r}")
 

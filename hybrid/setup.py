@@ -11,12 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hybrid.checkpoint import Checkpoints
 from hybrid.loop import Training
 from hybrid.losses import Loss, resolve_loss
 from hybrid.model import load_trainable, model_folder
+from hybrid.parallel import Ranks
 from hybrid.report import TrainReport
-from hybrid.rollouts import LiveRollouts, Worker, training_sampling
+from hybrid.rollouts import Decoder, LiveRollouts, Worker, training_sampling
 from hybrid.settings import Plan, Settings
 from hybrid.trainer import Trainer
 from tfgrpo.agents.solver import solver_of
@@ -27,6 +30,7 @@ from tfgrpo.errors import RunStateError
 from tfgrpo.events import Event, EventLog
 from tfgrpo.grouping import Preparing, prepare
 from tfgrpo.late import bound, notices
+from tfgrpo.policy.local_loading import LoadedModel
 from tfgrpo.recipe import Recipe
 from tfgrpo.record import RunRecord
 from tfgrpo.rewards.calling import metrics_to
@@ -53,25 +57,30 @@ class Job:
 
 async def run(job: Job) -> TrainReport:
     """All of it. Whatever can be refused is refused before the first answer is sampled."""
-    task, settings, out = job.task, job.settings, job.out
+    task, settings = job.task, job.settings
     recipe = Recipe.of(task, job.plan.group)
     loss = resolve_loss(job.loss)
     temperature = settings.temperature or task.sampling.temperature
     sampling = training_sampling(dataclasses.replace(task.sampling, temperature=temperature))
     folder = model_folder(job.model)
-    methods = {"advantage": task.methods["advantage"], "loss": _name(job.loss, loss)}
-    methods |= {name: task.methods[name] for name in ("grouping", "sampler")}
-    config = _config(job, folder, methods)
     async with AsyncExitStack() as stack:
-        record = stack.enter_context(RunRecord.open(out))
-        _same_run(record, config, out)
         worker = Worker()
         stack.push_async_callback(worker.aclose)
-        loaded = await worker(lambda: load_trainable(folder, settings))
-        trainer = await worker(lambda: Trainer(loaded, loss, settings, temperature=temperature))
-        checkpoints = Checkpoints(out, settings.keep_free)
-        checkpoints.check_room(trainer)
-        rollouts = LiveRollouts(loaded, worker, name=f"local/{folder.name}", max_rows=settings.max_rows)
+        ranks = await worker(lambda: Ranks.join(hang_s=settings.hang_s))
+        stack.callback(ranks.close)
+        if not ranks.leading:
+            equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
+            equipment.rollouts(worker)
+            told = await worker(ranks.follow)
+            return TrainReport.from_json(told)
+        record = stack.enter_context(RunRecord.open(job.out))
+        methods = {"advantage": task.methods["advantage"], "loss": _name(job.loss, loss)}
+        methods |= {name: task.methods[name] for name in ("grouping", "sampler")}
+        config = _config(job, folder, methods)
+        _same_run(record, config, job.out)
+        equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
+        equipment.checkpoints.check_room()
+        rollouts = equipment.rollouts(worker)
         stack.push_async_callback(rollouts.aclose)
         events = EventLog(record, *([job.on_event] if job.on_event else []))
         caller = partial(
@@ -84,18 +93,17 @@ async def run(job: Job) -> TrainReport:
         )
         stack.enter_context(bound(task.models, partial(caller, solver=False), rollouts))
         stack.enter_context(metrics_to(events.emit))
-        events.emit(
-            "started", task=task.name, model=job.model, folder=str(out), plan=job.plan.words(), setup=loaded.words
-        )
+        setup = equipment.words
+        events.emit("started", task=task.name, model=job.model, folder=str(job.out), plan=job.plan.words(), setup=setup)
         task = await _prepared(task, recipe, caller(rollouts, solver=False), record, events, job.plan.group)
         training = Training(
             task=task,
             recipe=recipe,
             plan=job.plan,
             settings=settings,
-            loaded=loaded,
+            setup=setup,
             model_name=job.model,
-            trainer=trainer,
+            trainer=equipment.trainer,
             rollouts=rollouts,
             worker=worker,
             solver=solver_of(caller(rollouts), task.agent),
@@ -103,15 +111,56 @@ async def run(job: Job) -> TrainReport:
             curriculum=Curriculum(task.learn, job.seed, sampler=recipe.sampler),
             record=record,
             events=events,
-            checkpoints=checkpoints,
+            checkpoints=equipment.checkpoints,
             methods=methods,
             seed=job.seed,
         )
-        report = await interruptible(training.go(), out)
+        report = await interruptible(training.go(), job.out)
         report = dataclasses.replace(report, config=config, notices=notices(task.models))
         record.put_state("training", report.as_json())
         events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
+        await worker(lambda: ranks.stop(report.as_json()))
         return report
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Equipment:
+    """What every rank has: the model, what trains it, what writes with it, where it is saved."""
+
+    loaded: LoadedModel
+    trainer: Trainer
+    decoder: Decoder
+    checkpoints: Checkpoints
+    words: str  # "bfloat16 on cpu, 1 thread, 2 processes (ddp)"
+
+    @staticmethod
+    def of(job: Job, folder: Path, loss: Loss, temperature: float, ranks: Ranks) -> Equipment:
+        """On every rank at the same time: data type and threads are those that rank 0 found best."""
+        settings = dataclasses.replace(job.settings, device=job.settings.device or _device(ranks))
+        found = load_trainable(folder, settings) if ranks.leading else None
+        chosen = ranks.first(lambda: str(found.model.dtype).removeprefix("torch.") if found else "")
+        loaded = found or load_trainable(folder, dataclasses.replace(settings, dtype=chosen))
+        dtype = loaded.model.dtype
+        trainer = Trainer(loaded, loss, settings, temperature=temperature, ranks=ranks)
+        ranks.jobs["update"] = trainer.update
+        return Equipment(
+            loaded=loaded,
+            trainer=trainer,
+            decoder=Decoder(loaded, ranks, trainer.whole, max_rows=settings.max_rows),
+            checkpoints=Checkpoints(
+                folder=job.out, keep_free=settings.keep_free, loaded=loaded, trainer=trainer, dtype=dtype
+            ),
+            words=loaded.words + (f", {ranks.size} processes ({settings.parallel})" if ranks.size > 1 else ""),
+        )
+
+    def rollouts(self, worker: Worker) -> LiveRollouts:
+        """Who answers, on rank 0; on the others it makes them ready to take part."""
+        return LiveRollouts(self.decoder, worker, name=f"local/{self.loaded.name}")
+
+
+def _device(ranks: Ranks) -> str | None:
+    """One GPU for each process of this host."""
+    return f"cuda:{ranks.local_rank}" if ranks.size > 1 and torch.cuda.is_available() else None
 
 
 async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord, events: EventLog, group: int) -> Task:

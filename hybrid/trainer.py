@@ -1,5 +1,8 @@
 """One update from scored answers: pack, score, loss, backward, compare with the sampler, step.
 
+Every rank is given the whole batch, which is small as tokens, and takes its share of the packed rows: denominators are
+known to all without a message, and only gradients, metrics and the sums of the parity gate are exchanged.
+
 Legend: N answers of the optimiser batch, B of them in one packed row, T tokens of the longest one of a row.
 """
 
@@ -7,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,17 +20,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hybrid.batch import Tokens, Totals
+from hybrid.influence import influences
 from hybrid.losses.compose import Composed, Loss, check_loss
 from hybrid.model import Scorer
 from hybrid.packing import Pack, Sample, pack, padded
+from hybrid.parallel import Ranks, dealt
 from hybrid.settings import DriftError, Settings
+from hybrid.sharding import gathered, shard
 from hybrid.weights import Weights
 from tfgrpo.advantage import Table
+from tfgrpo.errors import InputError, RunStateError
+from tfgrpo.policy.local_engine import out_of_memory
 from tfgrpo.policy.local_loading import LoadedModel
 from tfgrpo.types import Group
 
-OFFERED = frozenset({"old", "sampler", "reference", "entropy", "segment", "success", "weight"})
+OFFERED = frozenset({"old", "sampler", "reference", "entropy", "tempered", "influence", "segment", "success", "weight"})
 """Columns of `Tokens` that the trainer fills."""
+ASKED_FOR = frozenset({"reference", "tempered", "influence"})
+"""Those that cost a pass of their own: only for a composed loss that says it reads them."""
 TOKEN_BUDGET = {"cpu": 512}
 GPU_TOKEN_BUDGET = 16_384
 NO_MEANS = frozenset({"loss", "policy", "parity_mean", "parity_max", "parity_k3", "grad_norm", "lr"})
@@ -43,6 +54,7 @@ class Batch:
     weight: NDArray[np.float64]  # [N]
     success: NDArray[np.bool_]  # [N]
     in_loss: NDArray[np.bool_]  # [N]
+    group: NDArray[np.int64]  # [N] which of the batch's problems it answers
 
     @staticmethod
     def of(groups: Sequence[Group], table: Table) -> Batch:
@@ -58,19 +70,58 @@ class Batch:
             weight=table.weight,
             success=table.success,
             in_loss=table.in_loss & np.isfinite(table.advantage),
+            group=np.repeat(np.arange(len(groups)), [len(group.rollouts) for group in groups]),
         )
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What the rows of one update add up to."""
+    """What the rows of one pass add up to."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    gaps: list[Tensor] = field(default_factory=list)  # trainer minus sampler, of every trained token
+    tokens: int = 0  # compared with the sampler
+    gap: float = 0.0  # sum of |trainer - sampler|
+    most: float = 0.0
+    k3: float = 0.0
 
-    def add(self, metrics: dict[str, float]) -> None:
+    def add(self, metrics: dict[str, float], gaps: Tensor | None) -> None:
         for name, value in metrics.items():
             self.metrics[name] = self.metrics.get(name, 0.0) + value
+        if gaps is not None:
+            apart = gaps.float().abs()
+            self.tokens += len(gaps)
+            self.gap += apart.sum().item()
+            self.most = max(self.most, apart.max().item())
+            self.k3 += (torch.expm1(gaps.float()) - gaps.float()).sum().item()
+
+    @staticmethod
+    def all_of(parts: Sequence[_Seen]) -> _Seen:
+        """What several ranks saw."""
+        total = _Seen(most=max(part.most for part in parts))
+        for part in parts:
+            total.add(part.metrics, None)
+            total.tokens, total.gap, total.k3 = total.tokens + part.tokens, total.gap + part.gap, total.k3 + part.k3
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """This rank's part of the packed rows of one update."""
+
+    rows: Sequence[Pack]
+    spare: Pack  # any row
+    idle: int  # passes that only keep step with ranks that have more rows: cut weights are put together by all
+    count: int  # rows of all ranks
+    packed: int  # tokens of all of them
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What the first pass over a row leaves for later ones: the policy that wrote the answers."""
+
+    logp: Tensor | None = None
+    tempered: Tensor | None = None
+    influence: Tensor | None = None
 
 
 class Trainer:
@@ -84,36 +135,54 @@ class Trainer:
         InputError: the loss needs something that this training does not provide.
     """
 
-    def __init__(self, loaded: LoadedModel, loss: Loss, settings: Settings, *, temperature: float) -> None:
+    def __init__(
+        self, loaded: LoadedModel, loss: Loss, settings: Settings, *, temperature: float, ranks: Ranks | None = None
+    ) -> None:
         check_loss(loss, offered=OFFERED, updates=settings.updates)
         self.model, self.loss, self.settings = loaded.model, loss, settings
-        self.needs = loss.needs if isinstance(loss, Composed) else OFFERED - {"reference"}
-        self.reference = _frozen(loaded, temperature) if "reference" in self.needs else None
-        self.scores = Scorer.of(loaded.model, temperature)
-        self.weights = Weights(loaded.model, lr=settings.lr, betas=settings.betas, decay=settings.decay)
+        self.ranks = ranks or Ranks()
+        self.cut = settings.parallel == "fsdp" and self.ranks.size > 1
+        self.needs = loss.needs if isinstance(loss, Composed) else OFFERED - ASKED_FOR
+        credits = loss.credits if isinstance(loss, Composed) else ()
+        self.heat = next((credit.heat for credit in credits if credit.heat), None)
+        if self.cut and "influence" in self.needs:
+            raise InputError("the influence of tokens is not computed on cut weights; train with parallel='ddp'")
         self.token_budget = settings.token_budget or TOKEN_BUDGET.get(loaded.device, GPU_TOKEN_BUDGET)
         self.drift = settings.drift if settings.drift is not None else DRIFT.get(self.model.dtype, 0.1)
         self.device = self.model.device
-        self.updates = 0
-        self.entropy = 0.0  # nats per token of the last update, mean of -logp
         if settings.checkpointing:
             newer = getattr(self.model, "activation_checkpointing_enable", None)  # transformers renames it
             (newer or self.model.gradient_checkpointing_enable)()
+        self.reference = _frozen(loaded, temperature) if "reference" in self.needs else None
+        self.scores = Scorer(loaded.model, temperature)
+        if self.cut:
+            for scorer in (self.scores, self.reference):
+                if scorer is not None:
+                    shard(scorer, self.ranks)
+        self.weights = Weights(
+            loaded.model, lr=settings.lr, betas=settings.betas, decay=settings.decay, ranks=self.ranks
+        )
+        self.updates = 0
+        self.entropy = 0.0  # nats per token of the last update, mean of -logp
 
     @property
     def skips(self) -> bool:
         """Whether answers with advantage 0 cost no forward pass: the loss has no term that they would change."""
         return isinstance(self.loss, Composed) and not (self.loss.regularisers or self.loss.credits)
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Within, the model can be asked for answers: its weights are whole on this rank."""
+        return gathered(self.scores)
+
     def update(self, batch: Batch, *, max_tokens: int) -> dict[str, float]:
         """Learn from one batch: `settings.updates` optimiser steps. Without anything to learn, none.
 
-        The denominators are those of the whole batch, whatever is skipped and however it is cut into rows.
+        The denominators are those of the whole batch, whatever is skipped and however it is cut into rows and ranks.
 
         Raises:
             DriftError: sampler and trainer disagree; nothing was changed.
             InputError: the loss is not finite; nothing was changed.
-            RunStateError: the gradient is not finite; nothing was changed.
+            RunStateError: the gradient is not finite, or there is too little memory; nothing was changed.
         """
         begun = time.perf_counter()
         used = batch.in_loss & (batch.advantage != 0) if self.skips else batch.in_loss
@@ -122,24 +191,42 @@ class Trainer:
         counts = {"answers": float(len(chosen)), "skipped": float(len(batch.samples) - len(chosen))}
         if not chosen:
             return {**counts, "updates": 0.0, "update_s": time.perf_counter() - begun}
-        rows = pack(batch.samples, budget=self.token_budget, shared=self.settings.shared_prompts, chosen=chosen)
-        rows = [row.to(self.device) for row in rows]
-        metrics = self._steps(rows, batch, totals)
+        share = self._share(batch.samples, chosen)
+        with self._room():
+            metrics = self._steps(share, batch, totals)
         trained = sum(batch.samples[n].trained for n in chosen)
-        counts |= {"rows": float(len(rows)), "packed_tokens": float(sum(row.tokens for row in rows))}
+        counts |= {"rows": float(share.count), "packed_tokens": float(share.packed)}
         metrics = {n: v * totals.tokens / trained if n not in NO_MEANS else v for n, v in metrics.items()}
         self.entropy = metrics.get("surprise", self.entropy)
         return {**counts, **metrics, "updates": float(self.updates), "update_s": time.perf_counter() - begun}
 
-    def _steps(self, rows: Sequence[Pack], batch: Batch, totals: Totals) -> dict[str, float]:
-        old: list[Tensor] = []
+    def _share(self, samples: Sequence[Sample], chosen: Sequence[int]) -> _Share:
+        """The rows of the batch that this rank takes; with more ranks than rows they are made shorter."""
+        rows, ranks = self._packed(samples, chosen, self.token_budget), self.ranks
+        if len(rows) < ranks.size:
+            longest = max(len(samples[n].prompt) + len(samples[n].tokens) for n in chosen)
+            budget = max(longest, -(-sum(row.tokens for row in rows) // ranks.size))
+            rows = self._packed(samples, chosen, min(budget, self.token_budget))
+        shares = dealt([row.tokens for row in rows], ranks.size)
+        mine = [rows[n].to(self.device) for n in shares[ranks.rank]]
+        idle = max(map(len, shares)) - len(mine) if self.cut else 0
+        return _Share(mine, rows[-1].to(self.device), idle, len(rows), sum(row.tokens for row in rows))
+
+    def _packed(self, samples: Sequence[Sample], chosen: Sequence[int], budget: int) -> list[Pack]:
+        return pack(samples, budget=budget, shared=self.settings.shared_prompts, chosen=chosen)
+
+    def _steps(self, share: _Share, batch: Batch, totals: Totals) -> dict[str, float]:
+        kept = [_Kept(influence=found) for found in self._influence(share, batch)]
         first: dict[str, float] = {}
         self.model.train(self.settings.checkpointing)
         try:
             for number in range(self.settings.updates):
                 seen = _Seen()
-                for place, row in enumerate(rows):
-                    self._backward(row, batch, totals, old, place, seen)
+                for row, old in zip(share.rows, kept, strict=True):
+                    self._backward(row, batch, totals, old, seen)
+                for _ in range(share.idle):
+                    (self.scores(share.spare)[0].sum() * 0.0).backward()
+                seen = _Seen.all_of(self.ranks.gather(seen))
                 if not number:
                     first = self._agreement(seen)
                 rate = self.settings.rate(self.updates)
@@ -152,23 +239,23 @@ class Trainer:
             self.model.eval()
         return {**seen.metrics, **first, "grad_norm": norm, "lr": rate}
 
-    def _backward(self, row: Pack, batch: Batch, totals: Totals, old: list[Tensor], place: int, seen: _Seen) -> None:
+    def _backward(self, row: Pack, batch: Batch, totals: Totals, kept: _Kept, seen: _Seen) -> None:
         """One row of one pass. The first pass is on-policy, so its own log-probs are the old ones of the others."""
-        logp, entropy = self.scores(row)
-        if len(old) == place:
-            old.append(logp.detach())
-        tokens = self._tokens(row, batch, logp, entropy, old[place])
+        heats = () if self.heat is None or kept.logp is not None else (self.heat(totals.entropy),)
+        logp, entropy, *tempered = self.scores(row, heats)
+        if kept.logp is None:
+            kept.logp, kept.tempered = logp.detach(), tempered[0] if tempered else None
+        tokens = self._tokens(row, batch, logp, entropy, kept)
         share, metrics = self.loss(tokens, totals)
         share.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             count = max(totals.tokens, 1.0)
             metrics = {**metrics, "surprise": -logp.sum().item() / count, "loss": share.item()}
             metrics["entropy"] = entropy.sum().item() / count
-            if tokens.sampler is not None:
-                seen.gaps.append((logp - tokens.sampler)[tokens.mask > 0])
-        seen.add(metrics)
+            gaps = None if tokens.sampler is None else (logp - tokens.sampler)[tokens.mask > 0]
+        seen.add(metrics, gaps)
 
-    def _tokens(self, row: Pack, batch: Batch, logp: Tensor, entropy: Tensor, old: Tensor) -> Tokens:
+    def _tokens(self, row: Pack, batch: Batch, logp: Tensor, entropy: Tensor, kept: _Kept) -> Tokens:
         numbers = list(row.samples)
 
         def of_answers(values: NDArray[np.float64] | NDArray[np.bool_]) -> Tensor:
@@ -178,18 +265,36 @@ class Trainer:
         if self.reference is not None:
             with torch.no_grad():
                 reference, _ = self.reference(row)
+        assert kept.logp is not None
         return Tokens(
             logp=logp,
-            old=old,
+            old=kept.logp,
             mask=row.spread(torch.ones(len(row.target), device=logp.device)),
             advantage=of_answers(batch.advantage).to(logp.dtype),
             sampler=padded(row, batch.samples, "logps"),
             reference=reference,
             entropy=entropy if "entropy" in self.needs else None,
+            tempered=kept.tempered,
+            influence=kept.influence,
             segment=padded(row, batch.samples, "segment").long() if "segment" in self.needs else None,
             success=of_answers(batch.success),
             weight=None if (batch.weight == 1).all() else of_answers(batch.weight).to(logp.dtype),
         )
+
+    def _influence(self, share: _Share, batch: Batch) -> list[Tensor | None]:
+        """The column `influence` of each row, where the loss reads it."""
+        if "influence" not in self.needs:
+            return [None] * len(share.rows)
+        found = influences(
+            self.scores,
+            batch.samples,
+            batch.group,
+            batch.success,
+            chosen={n for row in share.rows for n in row.samples},
+            budget=self.token_budget,
+        )
+        parts = [torch.cat([found[n] for n in row.samples]).to(self.device) for row in share.rows]
+        return [row.spread(part) for row, part in zip(share.rows, parts, strict=True)]
 
     def _agreement(self, seen: _Seen) -> dict[str, float]:
         """The parity gate: how far the log-probs of sampler and trainer are apart, before anything has changed.
@@ -197,17 +302,30 @@ class Trainer:
         Raises:
             DriftError: further than `drift` on average.
         """
-        gaps = torch.cat(seen.gaps).float()
-        mean, most = gaps.abs().mean().item(), gaps.abs().max().item()
-        k3 = (torch.expm1(gaps) - gaps).mean().item()
+        mean, k3 = seen.gap / max(seen.tokens, 1), seen.k3 / max(seen.tokens, 1)
         if not mean <= self.drift:
             raise DriftError(
                 f"after {self.updates} updates the sampler and the trainer disagree about the log-probs of the same "
-                f"{len(gaps)} tokens by {mean:.4g} nats on average (at most {most:.4g}; allowed are {self.drift:g} on "
-                f"average): the answers came from other weights than those that are trained. Nothing was changed by "
-                f"this step. If the sampler's arithmetic is coarser than that, raise the setting drift"
+                f"{seen.tokens} tokens by {mean:.4g} nats on average (at most {seen.most:.4g}; allowed are "
+                f"{self.drift:g} on average): the answers came from other weights than those that are trained. "
+                f"Nothing was changed by this step. If the sampler's arithmetic is coarser than that, raise the "
+                f"setting drift"
             )
-        return {"parity_mean": mean, "parity_max": most, "parity_k3": k3}
+        return {"parity_mean": mean, "parity_max": seen.most, "parity_k3": k3}
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Too little memory becomes an error that says what to lower."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise RunStateError(
+                f"too little memory for an update with rows of {self.token_budget} tokens ({error}). Nothing was "
+                f"changed, the last checkpoint is whole. Lower the setting token_budget, set checkpointing=true, train "
+                f"adapters (lora=16), or cut the weights over several processes (parallel=fsdp)"
+            ) from error
 
 
 def _totals(batch: Batch, max_tokens: int, entropy: float) -> Totals:
@@ -227,4 +345,4 @@ def _totals(batch: Batch, max_tokens: int, entropy: float) -> Totals:
 def _frozen(loaded: LoadedModel, temperature: float) -> Scorer:
     """The model as it is now, for the log-probs of a reference."""
     model = copy.deepcopy(loaded.model).requires_grad_(False).eval()
-    return Scorer.of(model, temperature)
+    return Scorer(model, temperature)

@@ -8,12 +8,15 @@ bfloat16; a model that computes in float32 is its own master and costs no copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from hybrid.parallel import Ranks
+from hybrid.sharding import whole
 from tfgrpo.errors import InputError, RunStateError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -23,10 +26,14 @@ class Weights:
     """All trainable parameters of a model, with AdamW (arXiv 1711.05101) and gradient clipping.
 
     Gradients of a narrower type are added into float32 as soon as a backward pass has made them, and freed: any number
-    of micro-batches adds up without rounding, and never two sets of narrow gradients exist.
+    of micro-batches adds up without rounding, and never two sets of narrow gradients exist. Of several ranks each adds
+    up its own; `step` sums them. Where the model is cut (`hybrid.sharding`), its parameters are the masters.
     """
 
-    def __init__(self, model: Any, *, lr: float, betas: tuple[float, float], decay: float) -> None:
+    def __init__(
+        self, model: Any, *, lr: float, betas: tuple[float, float], decay: float, ranks: Ranks | None = None
+    ) -> None:
+        self._ranks = ranks or Ranks()
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise InputError(f"{type(model).__name__} has no parameter that can be trained")
@@ -56,15 +63,17 @@ class Weights:
         Raises:
             RunStateError: a gradient is not finite; the weights are as they were.
         """
+        self._sum()
         grads = [m.grad for m in self.masters.values() if m.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+        norm = float(whole(torch.nn.utils.get_total_norm(grads))) if grads else 0.0
         if not norm < float("inf"):
             self.clear()
             raise RunStateError(
                 f"the gradient is not finite (its norm is {norm}), so the weights were not changed; lower the learning "
                 f"rate, or look at the rewards and advantages of this step in the run's events"
             )
-        torch.nn.utils.clip_grads_with_norm_(list(self.masters.values()), clip, torch.tensor(norm))
+        if norm > clip:
+            torch._foreach_mul_(grads, clip / (norm + 1e-6))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -74,6 +83,12 @@ class Weights:
                 if self.masters[name] is not p:
                     p.copy_(self.masters[name])
         return norm
+
+    def _sum(self) -> None:
+        """Gradients of all ranks; FSDP has summed those of a cut model already."""
+        masters = list(self.masters.values())
+        if not any(isinstance(master, DTensor) for master in masters):
+            self._ranks.sum_gradients(masters)
 
     def clear(self) -> None:
         """Drops the gradients."""
@@ -87,40 +102,44 @@ class Weights:
     # -- what a checkpoint keeps --------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """Masters, moments and the step counts of AdamW by name, for safetensors."""
+        """Masters, moments and the step counts of AdamW by name, cut as they are."""
         state = {f"master/{name}": master.detach() for name, master in self.masters.items()}
-        for kind, name, tensor in self._moments():
-            state[f"{kind}/{name}"] = tensor
-        return {name: tensor.contiguous() for name, tensor in state.items()}
-
-    def _moments(self) -> Iterator[tuple[str, str, Tensor]]:
         for name, master in self.masters.items():
-            for kind, value in self.optimizer.state.get(master, {}).items():
-                yield kind, name, value
+            state |= {f"{kind}/{name}": value for kind, value in self.optimizer.state.get(master, {}).items()}
+        return state
+
+    def empty_state(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Room for a state with these names and shapes, to be filled and given to `restore`.
+
+        Raises:
+            RunStateError: they are those of another model.
+        """
+        wanted = {f"master/{name}": tuple(master.shape) for name, master in self.masters.items()}
+        found = {name: tuple(shape) for name, shape in shapes.items() if name.startswith("master/")}
+        if wanted != found:
+            odd = [n.removeprefix("master/") for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n)]
+            raise RunStateError(
+                f"the checkpoint is of another model: {len(odd)} weights differ in name or shape, such as "
+                f"{min(odd)!r}; start a new run, or give the model it was made of"
+            )
+        room = {}
+        for name, master in self.masters.items():
+            room[f"master/{name}"] = torch.empty_like(master)
+            if f"step/{name}" in shapes:
+                room |= {f"{kind}/{name}": torch.empty_like(master) for kind in MOMENTS}
+                room[f"step/{name}"] = torch.zeros((), dtype=torch.float32)
+        return {name: tensor.detach() for name, tensor in room.items()}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """The opposite of `state`, for the same model.
-
-        Raises:
-            RunStateError: it is of another model.
-        """
-        wanted = {f"master/{name}": tuple(m.shape) for name, m in self.masters.items()}
-        found = {name: tuple(t.shape) for name, t in state.items() if name.startswith("master/")}
-        if wanted != found:
-            odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-            raise RunStateError(
-                f"the checkpoint is of another model: {len(odd)} weights differ in name or shape, such as "
-                f"{odd[0].removeprefix('master/')!r}; start a new run, or give the model it was made of"
-            )
+        """The opposite of `state`, for the same model."""
         for name, master in self.masters.items():
             master.copy_(state[f"master/{name}"])
             if master is not self.parameters[name]:
                 self.parameters[name].copy_(master)
             if f"step/{name}" in state:
-                kept = {kind: state[f"{kind}/{name}"] for kind in MOMENTS}
-                moved = {kind: tensor.to(master.device).clone() for kind, tensor in kept.items()}
-                self.optimizer.state[master] = {"step": state[f"step/{name}"].to(master.device).clone(), **moved}
+                kept = {kind: state[f"{kind}/{name}"].clone() for kind in (*MOMENTS, "step")}
+                self.optimizer.state[master] = {kind: tensor.to(master.device) for kind, tensor in kept.items()}
 
 
 def _master(p: Tensor) -> Tensor:

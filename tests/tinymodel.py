@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,17 @@ def save_tiny(folder: Path, *, template: str | None = TEMPLATE, **options: Any) 
     tiny_model(**options).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def trainer_state(report: Any) -> dict[str, Any]:
+    """What a checkpoint keeps of the optimiser, on one process."""
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    folder = Path(report.checkpoint, "trainer")
+    known = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    state = {name: torch.empty(kept.size, dtype=kept.properties.dtype) for name, kept in known.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.load(state, checkpoint_id=folder, no_dist=True)
+    return state

@@ -37,6 +37,8 @@ class Credit:
     name: str
     run: Callable[[Tokens, Totals], Tensor]
     needs: frozenset[str] = frozenset()
+    heat: Callable[[float], float] | None = None
+    """From the policy's entropy to the temperature, in sampling temperatures, at which `tempered` is scored."""
 
 
 @dataclass(frozen=True, kw_only=True)

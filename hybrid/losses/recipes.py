@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from hybrid.batch import Tokens, Totals
 from hybrid.losses.aggregate import resolve_aggregate
 from hybrid.losses.compose import Composed, compose
-from hybrid.losses.credit import dcpo_advantage, dcpo_share, thr_advantage
+from hybrid.losses.credit import dcpo_advantage, dcpo_share, dcpo_temperature, thr_advantage
 from hybrid.losses.parts import Credit
 from hybrid.losses.regularisers import kl as kl_to_reference
 from hybrid.losses.regularisers import likelihood, near_old, near_old_answers
@@ -184,7 +185,8 @@ def dcpo(*, target: float = 0.5, low: float = 0.2, high: float = 0.2) -> Compose
         share = dcpo_share(totals.entropy, totals.successes / max(totals.sequences, 1.0), target=target)
         return dcpo_advantage(tokens.advantage, tokens.success, tokens.tempered, tokens.old, share)
 
-    credit = Credit(name="dcpo", run=step, needs=frozenset({"success", "tempered", "old"}))
+    heat = partial(dcpo_temperature, target=target)
+    credit = Credit(name="dcpo", run=step, needs=frozenset({"success", "tempered", "old"}), heat=heat)
     return compose(clipped(low=low, high=high), credits=[credit], aggregate="seq_mean_token_mean")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from tinymodel import WORDS, save_tiny
 
 from hybrid.model import load_trainable
-from hybrid.rollouts import LiveRollouts, Worker, training_sampling
+from hybrid.parallel import Ranks
+from hybrid.rollouts import Decoder, LiveRollouts, Worker, training_sampling
 from hybrid.settings import Settings
 from tfgrpo.errors import InputError, RequestError, TransportError
 from tfgrpo.policy.base import Sampling
@@ -33,6 +35,10 @@ async def worker() -> AsyncIterator[Worker]:
     made = Worker()
     yield made
     await made.aclose()
+
+
+def live(loaded: LoadedModel, worker: Worker, max_rows: int | None = None) -> LiveRollouts:
+    return LiveRollouts(Decoder(loaded, Ranks(), nullcontext, max_rows=max_rows), worker)
 
 
 def ask(words: int) -> list[dict[str, str]]:
@@ -60,8 +66,8 @@ def true_logps(loaded: LoadedModel, completion: Completion) -> list[float]:
 
 async def test_equal_requests_make_equal_waves(folder: Path, worker: Worker) -> None:
     loaded = load_trainable(folder, EXACT)
-    first = await answers(LiveRollouts(loaded, worker, max_rows=6), requests(20))
-    again = LiveRollouts(loaded, worker, max_rows=6)
+    first = await answers(live(loaded, worker, max_rows=6), requests(20))
+    again = live(loaded, worker, max_rows=6)
     second = [(await answers(again, requests(20)))[n] for n in range(20)]
     assert [c.segments for c in first] == [c.segments for c in second]  # log-probs to the last bit
     assert len({c.segments[1].token_ids for c in first}) > 10
@@ -71,7 +77,7 @@ async def test_equal_requests_make_equal_waves(folder: Path, worker: Worker) -> 
 
 
 async def test_late_requests_form_a_wave_of_their_own(folder: Path, worker: Worker) -> None:
-    rollouts = LiveRollouts(load_trainable(folder, EXACT), worker)
+    rollouts = live(load_trainable(folder, EXACT), worker)
 
     async def twice(n: int) -> tuple[Completion, Completion]:
         one = await rollouts.complete(ask(3), Sampling(seed=n, max_tokens=4))
@@ -85,7 +91,7 @@ async def test_late_requests_form_a_wave_of_their_own(folder: Path, worker: Work
 async def test_changed_weights_need_a_renewal(folder: Path, worker: Worker) -> None:
     """The decoder keeps states of prompts: without `renew` it would go on from prompts that old weights have read."""
     loaded = load_trainable(folder, EXACT)
-    rollouts = LiveRollouts(loaded, worker)
+    rollouts = live(loaded, worker)
     before = await answers(rollouts, requests(8))
     with torch.no_grad():
         for p in loaded.model.parameters():
@@ -104,7 +110,7 @@ async def test_changed_weights_need_a_renewal(folder: Path, worker: Worker) -> N
 
 
 async def test_what_cannot_be_asked_is_refused(folder: Path, worker: Worker) -> None:
-    rollouts = LiveRollouts(load_trainable(folder, EXACT), worker)
+    rollouts = live(load_trainable(folder, EXACT), worker)
     with pytest.raises(RequestError, match="has 1"):
         await rollouts.complete([{"role": "user", "content": "one " * 100}], Sampling())
     with pytest.raises(RequestError, match="option"):
@@ -113,7 +119,7 @@ async def test_what_cannot_be_asked_is_refused(folder: Path, worker: Worker) -> 
 
 async def test_a_failing_model_loses_its_wave_and_no_more(folder: Path, worker: Worker) -> None:
     loaded = load_trainable(folder, EXACT)
-    rollouts = LiveRollouts(loaded, worker)
+    rollouts = live(loaded, worker)
     broken = loaded.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
     lost = await asyncio.gather(*(rollouts.complete(m, s) for m, s in requests(3)), return_exceptions=True)
     assert all(isinstance(e, TransportError) and "out of memory" in str(e) for e in lost)
@@ -122,7 +128,7 @@ async def test_a_failing_model_loses_its_wave_and_no_more(folder: Path, worker: 
 
 
 async def test_somebody_who_leaves_costs_nothing(folder: Path, worker: Worker) -> None:
-    rollouts = LiveRollouts(load_trainable(folder, EXACT), worker)
+    rollouts = live(load_trainable(folder, EXACT), worker)
     gone = asyncio.create_task(rollouts.complete(ask(2), Sampling(max_tokens=60, temperature=3)))
     await asyncio.sleep(0)
     gone.cancel()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from tinymodel import NUMBERS, WORDS, save_tiny
+from tinymodel import NUMBERS, WORDS, save_tiny, trainer_state
 
 import hybrid
 from hybrid import Settings, TrainReport
@@ -74,10 +74,7 @@ def train(folder: Path, out: Path, **changes: Any) -> TrainReport:
 def weights(report: TrainReport) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return {
-        **load_file(f"{report.checkpoint}/model.safetensors"),
-        **load_file(f"{report.checkpoint}/trainer.safetensors"),
-    }
+    return {**load_file(f"{report.checkpoint}/model.safetensors"), **trainer_state(report)}
 
 
 def results(report: TrainReport) -> list[dict[str, float]]:

@@ -203,7 +203,8 @@ class LocalPolicy:
         """The request as a row of the engine; None when it cannot be asked, which its caller is told."""
         assert self._loaded is not None
         try:
-            return row_of(self._loaded, request.messages, request.sampling, gone=request.answer.cancelled)
+            prompt = self._loaded.prompt_ids(request.messages)
+            return row_of(self._loaded, prompt, request.sampling, gone=request.answer.cancelled)
         except RequestError as error:
             self._open.discard(request)
             if request.answer.set_running_or_notify_cancel():
@@ -236,16 +237,11 @@ def check_sampling(name: str, sampling: Sampling) -> None:
 
 
 def row_of(
-    loaded: LoadedModel, messages: Sequence[Message], sampling: Sampling, *, gone: Callable[[], bool] = bool
+    loaded: LoadedModel, prompt: tuple[int, ...], sampling: Sampling, *, gone: Callable[[], bool] = bool
 ) -> Row:
-    """A request as a row of the decoder; it also ends when nobody waits for it any more.
-
-    Raises:
-        RequestError: the messages do not fit into the context, or the chat template refuses them.
-    """
+    """A request, its prompt as token ids, as a row of the decoder; it also ends when nobody waits for it any more."""
     from tfgrpo.policy.local_engine import Row  # noqa: PLC0415
 
-    prompt = loaded.prompt_ids(messages)
     return Row(
         prompt=prompt,
         temperature=sampling.temperature,

@@ -345,6 +345,11 @@ def _trim(kept: dict[tuple[int, ...], _Kept], size: Callable[[_Kept], int]) -> N
         total -= size(kept.pop(next(iter(kept))))
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or Python, found too little memory: on a CPU torch's error has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
     """How many tokens two prompts share at their start."""
     pairs = enumerate(zip(first, second, strict=False))

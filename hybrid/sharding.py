@@ -1,0 +1,74 @@
+"""Weights cut over the ranks (FSDP2, `fully_shard`): each rank keeps a part in float32, its moments and its gradients.
+
+For a forward pass the weights of one layer after the other are put together in the type that computes, for sampling
+all of them: answers are written by whole weights in place, so that there is no second copy that could grow stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from hybrid.parallel import Ranks
+from tfgrpo.errors import InputError
+
+
+def shard(scorer: torch.nn.Module, ranks: Ranks) -> None:
+    """Cuts the model of a scorer in place. Every rank must have the same weights.
+
+    Raises:
+        InputError: a model whose layers cannot be told apart.
+    """
+    model: Any = scorer.model
+    layers = getattr(model.base_model, "layers", None)
+    if not isinstance(layers, torch.nn.ModuleList):
+        raise InputError(
+            f"{type(model).__name__} has no list of layers under base_model.layers, by which weights are cut; train "
+            f"it with parallel='ddp'"
+        )
+    computed = model.dtype
+    model.float()
+    mesh = init_device_mesh(model.device.type, (ranks.size,))
+    policy = MixedPrecisionPolicy(
+        param_dtype=None if computed == torch.float32 else computed, reduce_dtype=torch.float32
+    )
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(scorer, mesh=mesh, mp_policy=policy)
+    for part in _parts(scorer):
+        part.set_gradient_divide_factor(1.0)  # losses are shares of the whole batch: gradients add up
+        part.set_force_sum_reduction_for_comms(True)
+
+
+@contextmanager
+def gathered(scorer: torch.nn.Module) -> Iterator[None]:
+    """Within, all weights are whole on every rank; for a model that is not cut, nothing happens."""
+    parts = list(_parts(scorer))
+    layers = [part for part in parts if part is not scorer]
+    for layer in layers:
+        layer.set_reshard_after_forward(False, recurse=False)
+    for part in parts:
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+        for layer in layers:
+            layer.set_reshard_after_forward(True, recurse=False)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be cut, as a plain one; all ranks must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _parts(scorer: torch.nn.Module) -> Iterator[FSDPModule]:
+    return (module for module in scorer.modules() if isinstance(module, FSDPModule))
