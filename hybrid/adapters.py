@@ -13,7 +13,7 @@ from hybrid.sharding import whole
 from tfgrpo.errors import InputError, missing_extra
 
 
-def add_lora(model: Any, *, rank: int, alpha: float | None = None) -> None:
+def add_lora(model: Any, *, rank: int, alpha: float | None = None, seed: int = 0) -> None:
     """Adapters of a rank beside every linear layer but the output; only they are trained from then on.
 
     They start at 0: the model's answers are what they were.
@@ -22,6 +22,7 @@ def add_lora(model: Any, *, rank: int, alpha: float | None = None) -> None:
         model: a transformers model, changed in place.
         rank: of the two factors.
         alpha: their product is scaled by alpha / rank; None: 2 x rank.
+        seed: of their beginning.
 
     Raises:
         InputError: peft is not installed, or the model has no linear layers.
@@ -38,7 +39,9 @@ def add_lora(model: Any, *, rank: int, alpha: float | None = None) -> None:
         task_type="CAUSAL_LM",
     )
     try:
-        inject_adapter_in_model(config, model)
+        with torch.random.fork_rng(devices=[]):  # half of each adapter starts at random: the same in every process
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, model)
     except ValueError as error:
         raise InputError(f"{type(model).__name__} takes no adapters: {error}") from error
 

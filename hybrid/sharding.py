@@ -20,8 +20,13 @@ from hybrid.parallel import Ranks
 from tfgrpo.errors import InputError
 
 
-def shard(scorer: torch.nn.Module, ranks: Ranks) -> None:
+def shard(scorer: torch.nn.Module, ranks: Ranks, row: Any) -> None:
     """Cuts the model of a scorer in place. Every rank must have the same weights.
+
+    Args:
+        scorer: a module with the `model` in it, whose layers stand in `base_model.layers`.
+        ranks: among which it is cut.
+        row: something to score once: the first pass must go through the scorer, and answers may be asked for earlier.
 
     Raises:
         InputError: a model whose layers cannot be told apart.
@@ -45,6 +50,9 @@ def shard(scorer: torch.nn.Module, ranks: Ranks) -> None:
     for part in _parts(scorer):
         part.set_gradient_divide_factor(1.0)  # losses are shares of the whole batch: gradients add up
         part.set_force_sum_reduction_for_comms(True)
+    with torch.no_grad():
+        scorer(row)
+    cut_again(scorer)
 
 
 @contextmanager
@@ -59,10 +67,15 @@ def gathered(scorer: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for part in parts:
-            part.reshard()
+        cut_again(scorer)
         for layer in layers:
             layer.set_reshard_after_forward(True, recurse=False)
+
+
+def cut_again(scorer: torch.nn.Module) -> None:
+    """Gives back what a pass without gradient left whole: parameters are then what the optimiser knows."""
+    for part in _parts(scorer):
+        part.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

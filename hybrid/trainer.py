@@ -26,7 +26,7 @@ from hybrid.model import Scorer
 from hybrid.packing import Pack, Sample, pack, padded
 from hybrid.parallel import Ranks, dealt
 from hybrid.settings import DriftError, Settings
-from hybrid.sharding import gathered, shard
+from hybrid.sharding import cut_again, gathered, shard
 from hybrid.weights import Weights
 from tfgrpo.advantage import Table
 from tfgrpo.errors import InputError, RunStateError
@@ -40,6 +40,7 @@ ASKED_FOR = frozenset({"reference", "tempered", "influence"})
 """Those that cost a pass of their own: only for a composed loss that says it reads them."""
 TOKEN_BUDGET = {"cpu": 512}
 GPU_TOKEN_BUDGET = 16_384
+ANY = Sample(prompt=(0,), tokens=(0,), train=(True,), logps=(0.0,), segment=(0,))
 NO_MEANS = frozenset({"loss", "policy", "parity_mean", "parity_max", "parity_k3", "grad_norm", "lr"})
 """Metrics that are no means over all tokens of the batch; the others are told as means over those that were scored."""
 DRIFT = {torch.float32: 0.005, torch.bfloat16: 0.1}
@@ -158,7 +159,7 @@ class Trainer:
         if self.cut:
             for scorer in (self.scores, self.reference):
                 if scorer is not None:
-                    shard(scorer, self.ranks)
+                    shard(scorer, self.ranks, pack([ANY], budget=2)[0].to(self.device))
         self.weights = Weights(
             loaded.model, lr=settings.lr, betas=settings.betas, decay=settings.decay, ranks=self.ranks
         )
@@ -236,6 +237,7 @@ class Trainer:
             self.weights.clear()
             raise
         finally:
+            cut_again(self.scores)
             self.model.eval()
         return {**seen.metrics, **first, "grad_norm": norm, "lr": rate}
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from tinymodel import NUMBERS, WORDS, save_tiny, trainer_state
+from tinymodel import save_tiny
+from tinytraining import FAST, assert_same_end, problems, task, train
 
-import hybrid
-from hybrid import Settings, TrainReport
+from hybrid import TrainReport
 from tfgrpo.budget import Budget
 from tfgrpo.cli.main import main
 from tfgrpo.errors import InputError, RunStateError, TransportError
@@ -28,66 +28,10 @@ from tfgrpo.rewards.base import reward
 from tfgrpo.task import Task
 from tfgrpo.types import Completion, Problem, Score
 
-FAST = Settings(dtype="float32", device="cpu", threads=1, lr=5e-3, keep_free=0.0, checkpoint_s=0.0)
-
-
-@reward
-def says_numbers(problem: Problem, completion: Completion) -> Score:
-    """The share of words that are numbers; solved when half of them are."""
-    words = completion.text.split()
-    share = sum(word in NUMBERS for word in words) / max(1, len(words))
-    return Score(value=share, parts={"share": share}, solved=share >= 0.5)
-
-
-def problems(name: str, count: int) -> tuple[Problem, ...]:
-    words = WORDS[:10] if name == "learn" else WORDS[10:]
-    return tuple(
-        Problem(
-            id=f"{name}{n}", messages=({"role": "user", "content": f"{words[n % 10]} {words[(3 * n + n // 10) % 10]}"},)
-        )
-        for n in range(count)
-    )
-
-
-def task(**changes: Any) -> Task:
-    plain = Task(
-        name="numbers",
-        learn=problems("learn", 10),
-        test=problems("test", 12),
-        reward=says_numbers,
-        sampling=Sampling(temperature=1.0, max_tokens=6),
-        test_samples=4,
-    )
-    return dataclasses.replace(plain, **changes)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-def train(folder: Path, out: Path, **changes: Any) -> TrainReport:
-    given = {"steps": 4, "group": 4, "prompts": 3, "settings": FAST, **changes}
-    return hybrid.train(given.pop("task", task()), model=str(folder), out=out, **given)
-
-
-def weights(report: TrainReport) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return {**load_file(f"{report.checkpoint}/model.safetensors"), **trainer_state(report)}
-
-
-def results(report: TrainReport) -> list[dict[str, float]]:
-    """The curve without what depends on the clock."""
-    return [{n: v for n, v in point.items() if not n.endswith(("_s", "_gib"))} for point in report.curve]
-
-
-def assert_same_end(one: TrainReport, other: TrainReport) -> None:
-    assert results(one) == results(other)
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
-    assert (one.before, one.after) == (other.before, other.after)
 
 
 def test_it_learns_and_says_so(folder: Path, tmp_path: Path) -> None:
@@ -168,12 +112,12 @@ def test_a_run_that_breaks_anywhere_goes_on_to_the_same_end(
 
 PROGRAM = """
 import sys
-sys.path[:0] = [{tests!r}, {here!r}]
-import test_train
+sys.path.insert(0, {tests!r})
+import tinytraining
 from pathlib import Path
-seldom = test_train.dataclasses.replace(test_train.FAST, checkpoint_s=0.3)
+seldom = tinytraining.dataclasses.replace(tinytraining.FAST, checkpoint_s=0.3)
 told = lambda event: print(event.name, flush=True)
-test_train.train(Path({folder!r}), Path({out!r}), steps=40, settings=seldom, on_event=told)
+tinytraining.train(Path({folder!r}), Path({out!r}), steps=40, settings=seldom, on_event=told)
 """
 
 
@@ -181,7 +125,7 @@ test_train.train(Path({folder!r}), Path({out!r}), steps=40, settings=seldom, on_
 def test_kill_9_and_the_same_command(folder: Path, tmp_path: Path) -> None:
     def program(out: Path) -> subprocess.Popen[str]:
         here = Path(__file__).parent
-        text = PROGRAM.format(tests=str(here.parent), here=str(here), folder=str(folder), out=str(out))
+        text = PROGRAM.format(tests=str(here.parent), folder=str(folder), out=str(out))
         return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
 
     for killed in range(3):

@@ -1,0 +1,88 @@
+"""What each process of tests/hybrid/test_parallel.py runs under torchrun; rank 0 prints one line of JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+
+def gradients(folder: str, parallel: str) -> dict[str, Any]:
+    """Loss, metrics and gradients of one batch, whole."""
+    import torch
+    from tinybatch import EXACT, MAX_TOKENS, TEMPERATURE, batch_of, loaded_at, with_sampler
+
+    from hybrid.losses import resolve_loss
+    from hybrid.parallel import Ranks
+    from hybrid.sharding import whole
+    from hybrid.trainer import Trainer
+
+    ranks = Ranks.join(hang_s=60)
+    loaded = loaded_at(Path(folder))
+    batch = with_sampler(batch_of(3, groups=5, uniform=(1,)), loaded)
+    settings = dataclasses.replace(EXACT, parallel=parallel, token_budget=40)
+    trainer = Trainer(loaded, resolve_loss("dapo"), settings, temperature=TEMPERATURE, ranks=ranks)
+    taken: dict[str, torch.Tensor] = {}
+    clear = trainer.weights.clear
+
+    def keep_first() -> None:
+        taken.update({n: whole(m.grad).clone() for n, m in trainer.weights.masters.items() if m.grad is not None})
+        clear()
+
+    trainer.weights.clear = keep_first  # type: ignore[method-assign]
+    metrics = trainer.update(batch, max_tokens=MAX_TOKENS)
+    weights = {name: whole(p.detach()).clone() for name, p in trainer.weights.parameters.items()}
+    if ranks.leading:
+        torch.save({"grads": taken, "weights": weights}, os.environ["TENSORS"])
+    ranks.close()
+    return metrics
+
+
+def train(folder: str, out: str, parallel: str, steps: str, more: str = "{}") -> dict[str, Any]:
+    """A whole run; the report."""
+    import tinytraining
+
+    settings = dataclasses.replace(tinytraining.FAST, parallel=parallel, hang_s=60.0, **json.loads(more))
+    report = tinytraining.train(Path(folder), Path(out), steps=int(steps), settings=settings)
+    return report.as_json()
+
+
+def hang(phase: str) -> dict[str, Any]:
+    """Rank 1 never comes back from a job."""
+    from hybrid.parallel import Ranks
+
+    ranks = Ranks.join(hang_s=4)
+    ranks.jobs[phase] = lambda: time.sleep(600) if ranks.rank else ranks.gather("done")
+    if ranks.leading:
+        ranks.lead(phase)
+    else:
+        ranks.follow()
+    return {}
+
+
+def freeze() -> dict[str, Any]:
+    """Rank 1 is stopped by a signal while rank 0 waits for it."""
+    import signal
+
+    from hybrid.parallel import Ranks
+
+    ranks = Ranks.join(hang_s=6)
+    ranks.jobs["update"] = lambda: os.kill(os.getpid(), signal.SIGSTOP) if ranks.rank else time.sleep(600)
+    if ranks.leading:
+        ranks.lead("update")
+    else:
+        ranks.follow()
+    return {}
+
+
+if __name__ == "__main__":
+    what, *given = sys.argv[1:]
+    found = globals()[what](*given)
+    if os.environ.get("RANK", "0") == "0":
+        print("FOUND " + json.dumps(found), flush=True)
