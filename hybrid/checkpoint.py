@@ -26,9 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from hybrid.export import save_model
 from hybrid.parallel import Ranks
@@ -123,16 +126,17 @@ class Checkpoints:
         save_model(self.loaded, Path(work), self.dtype, keep=self.ranks.leading)
         tensors = self.trainer.weights.state()
         with _alone_is_fine():
-            dcp.save(tensors, checkpoint_id=Path(work) / TENSORS, **self._group())
+            save(tensors, checkpoint_id=Path(work) / TENSORS, **self._group())
 
     def _read(self, place: str) -> dict[str, Any]:
         folder = Path(place)
         try:
             state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            known = dcp.FileSystemReader(folder / TENSORS).read_metadata().state_dict_metadata
-            room = self.trainer.weights.empty_state({name: tuple(kept.size) for name, kept in known.items()})
+            known = FileSystemReader(folder / TENSORS).read_metadata().state_dict_metadata
+            shapes = {n: tuple(kept.size) for n, kept in known.items() if isinstance(kept, TensorStorageMetadata)}
+            room = self.trainer.weights.empty_state(shapes)
             with _alone_is_fine():
-                dcp.load(room, checkpoint_id=folder / TENSORS, **self._group())
+                load(room, checkpoint_id=folder / TENSORS, **self._group())
         except (OSError, ValueError, CheckpointException, EOFError, AttributeError) as error:
             raise RunStateError(f"the checkpoint {place} cannot be read: {error}; start a new run") from error
         self.trainer.weights.restore(room)

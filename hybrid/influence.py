@@ -40,11 +40,11 @@ def influences(
     """
     found: dict[int, Tensor] = {}
     for one in np.unique(group[sorted(chosen)]):
-        members = np.flatnonzero(group == one)
+        members = np.flatnonzero(group == one).tolist()
         if success[members].all() or not success[members].any():
-            found |= {int(n): torch.zeros(samples[n].trained) for n in members}
+            found |= {n: torch.zeros(samples[n].trained) for n in members}
         else:
-            found |= _of_group(scorer, samples, success, members.tolist(), budget)
+            found |= _of_group(scorer, samples, success, members, budget)
     return {n: found[n] for n in chosen}
 
 
@@ -74,6 +74,6 @@ def _restricted(scorer: Scorer, hidden: Tensor, words: Tensor) -> Tensor:
     head = Head.of(scorer.model)
     parts = [
         torch.softmax(head.logits(part) / scorer.temperature, -1)[:, words]
-        for part in hidden.split(rows_of_chunk(head))
+        for part in torch.split(hidden, rows_of_chunk(head))
     ]
     return torch.cat(parts)

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from hybrid.settings import world
 from hybrid.watchdog import Watchdog
@@ -68,10 +70,10 @@ class Ranks:
         if on_gpu:
             torch.cuda.set_device(local)
         try:
-            store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=hang_s)))
+            store, _, _ = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=hang_s)))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-                store=dist.PrefixStore("train", store),
+                store=PrefixStore("train", store),
                 rank=rank,
                 world_size=size,
                 timeout=ENDLESS,
@@ -82,7 +84,7 @@ class Ranks:
                 f"rank {rank} of {size} did not meet the others: {error}. Start all of them by torchrun, with one "
                 f"--rdzv-endpoint that every host can reach"
             ) from error
-        watchdog = Watchdog(dist.PrefixStore("phases", store), rank, size, limit_s=hang_s)
+        watchdog = Watchdog(PrefixStore("phases", store), rank, size, limit_s=hang_s)
         return Ranks(rank=rank, size=size, local_rank=local, watchdog=watchdog, control=control)
 
     @property
@@ -167,7 +169,7 @@ class Ranks:
             for bucket in _buckets([p.grad for p in chosen if p.grad is not None]):
                 flat = torch.cat([grad.reshape(-1) for grad in bucket])
                 dist.all_reduce(flat)
-                for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
+                for grad, part in zip(bucket, torch.split(flat, [grad.numel() for grad in bucket]), strict=True):
                     grad.copy_(part.view_as(grad))
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ from tfgrpo.errors import RunStateError
 from tfgrpo.events import Event, EventLog
 from tfgrpo.grouping import Preparing, prepare
 from tfgrpo.late import bound, notices
+from tfgrpo.policy.base import Sampling
 from tfgrpo.policy.local_loading import LoadedModel
 from tfgrpo.recipe import Recipe
 from tfgrpo.record import RunRecord
@@ -57,70 +58,81 @@ class Job:
 
 async def run(job: Job) -> TrainReport:
     """All of it. Whatever can be refused is refused before the first answer is sampled."""
-    task, settings = job.task, job.settings
-    recipe = Recipe.of(task, job.plan.group)
-    loss = resolve_loss(job.loss)
-    temperature = settings.temperature or task.sampling.temperature
-    sampling = training_sampling(dataclasses.replace(task.sampling, temperature=temperature))
+    recipe, loss = Recipe.of(job.task, job.plan.group), resolve_loss(job.loss)
     folder = model_folder(job.model)
+    temperature = job.settings.temperature or job.task.sampling.temperature
+    sampling = training_sampling(dataclasses.replace(job.task.sampling, temperature=temperature))
     async with AsyncExitStack() as stack:
         worker = Worker()
         stack.push_async_callback(worker.aclose)
-        ranks = await worker(lambda: Ranks.join(hang_s=settings.hang_s))
+        ranks = await worker(lambda: Ranks.join(hang_s=job.settings.hang_s))
         stack.callback(ranks.close)
         if not ranks.leading:
             equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
             equipment.rollouts(worker)
-            told = await worker(ranks.follow)
-            return TrainReport.from_json(told)
+            return TrainReport.from_json(await worker(ranks.follow))
         record = stack.enter_context(RunRecord.open(job.out))
-        methods = {"advantage": task.methods["advantage"], "loss": _name(job.loss, loss)}
-        methods |= {name: task.methods[name] for name in ("grouping", "sampler")}
+        methods = {"advantage": job.task.methods["advantage"], "loss": _name(job.loss, loss)}
+        methods |= {name: job.task.methods[name] for name in ("grouping", "sampler")}
         config = _config(job, folder, methods)
         _same_run(record, config, job.out)
         equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
         equipment.checkpoints.check_room()
-        rollouts = equipment.rollouts(worker)
-        stack.push_async_callback(rollouts.aclose)
-        events = EventLog(record, *([job.on_event] if job.on_event else []))
-        caller = partial(
-            Caller,
-            record=record,
-            ledger=Ledger(Budget()),
-            concurrency=AT_ONCE,
-            emit=events.publish,
-            seed=job.seed,
-        )
-        stack.enter_context(bound(task.models, partial(caller, solver=False), rollouts))
-        stack.enter_context(metrics_to(events.emit))
-        setup = equipment.words
-        events.emit("started", task=task.name, model=job.model, folder=str(job.out), plan=job.plan.words(), setup=setup)
-        task = await _prepared(task, recipe, caller(rollouts, solver=False), record, events, job.plan.group)
-        training = Training(
-            task=task,
-            recipe=recipe,
-            plan=job.plan,
-            settings=settings,
-            setup=setup,
-            model_name=job.model,
-            trainer=equipment.trainer,
-            rollouts=rollouts,
-            worker=worker,
-            solver=solver_of(caller(rollouts), task.agent),
-            sampling=sampling,
-            curriculum=Curriculum(task.learn, job.seed, sampler=recipe.sampler),
-            record=record,
-            events=events,
-            checkpoints=equipment.checkpoints,
-            methods=methods,
-            seed=job.seed,
-        )
+        training = await _training(stack, job, recipe, sampling, record, equipment, worker, methods)
         report = await interruptible(training.go(), job.out)
-        report = dataclasses.replace(report, config=config, notices=notices(task.models))
+        report = dataclasses.replace(report, config=config, notices=notices(job.task.models))
         record.put_state("training", report.as_json())
-        events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
+        training.events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
         await worker(lambda: ranks.stop(report.as_json()))
         return report
+
+
+async def _training(
+    stack: AsyncExitStack,
+    job: Job,
+    recipe: Recipe,
+    sampling: Sampling,
+    record: RunRecord,
+    equipment: Equipment,
+    worker: Worker,
+    methods: dict[str, str],
+) -> Training:
+    """The loop with everything that it needs, as rank 0 has it; the stack closes what was opened."""
+    rollouts = equipment.rollouts(worker)
+    stack.push_async_callback(rollouts.aclose)
+    events = EventLog(record, *([job.on_event] if job.on_event else []))
+    caller = partial(
+        Caller,
+        record=record,
+        ledger=Ledger(Budget()),
+        concurrency=AT_ONCE,
+        emit=events.publish,
+        seed=job.seed,
+    )
+    stack.enter_context(bound(job.task.models, partial(caller, solver=False), rollouts))
+    stack.enter_context(metrics_to(events.emit))
+    plan, setup = job.plan.words(), equipment.words
+    events.emit("started", task=job.task.name, model=job.model, folder=str(job.out), plan=plan, setup=setup)
+    task = await _prepared(job.task, recipe, caller(rollouts, solver=False), record, events, job.plan.group)
+    return Training(
+        task=task,
+        recipe=recipe,
+        plan=job.plan,
+        settings=job.settings,
+        setup=setup,
+        model_name=job.model,
+        trainer=equipment.trainer,
+        rollouts=rollouts,
+        worker=worker,
+        solver=solver_of(caller(rollouts), task.agent),
+        sampling=sampling,
+        curriculum=Curriculum(task.learn, job.seed, sampler=recipe.sampler),
+        record=record,
+        events=events,
+        checkpoints=equipment.checkpoints,
+        methods=methods,
+        seed=job.seed,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -59,7 +59,7 @@ def shard(scorer: torch.nn.Module, ranks: Ranks, row: Any) -> None:
 def gathered(scorer: torch.nn.Module) -> Iterator[None]:
     """Within, all weights are whole on every rank; for a model that is not cut, nothing happens."""
     parts = list(_parts(scorer))
-    layers = [part for part in parts if part is not scorer]
+    layers = parts[1:]  # the scorer itself is the first
     for layer in layers:
         layer.set_reshard_after_forward(False, recurse=False)
     for part in parts:
