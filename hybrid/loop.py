@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from tfgrpo.task import Task
 from tfgrpo.types import Group, Problem
 
 GIB = 2**30
+TRIED = 4
+"""Test problems that are tried before all of them are measured."""
 SHOWN_ANSWERS = 2  # of each step, kept in the events with their rewards and advantages
 
 
@@ -219,17 +222,13 @@ class Training:
         def told(done: int, total: int) -> None:
             self.events.emit("test_progress", version=f"step {progress.step}", done=done, total=total)
 
-        found = await evaluate_problems(
-            self.task.test,
-            self.task.reward,
-            self.solver,
-            samples=self.task.test_samples,
-            sampling=self.task.sampling,
-            epoch=epoch,
-            on_progress=told,
+        measure = partial(
+            evaluate_problems, reward=self.task.reward, caller=self.solver, sampling=self.task.sampling, epoch=epoch
         )
-        if found.missing + found.unscored == found.scores.size:
-            raise TransportError(f"not one of {found.scores.size} test samples was answered and scored; see the events")
+        if not epoch:  # a reward that cannot score is told after a few answers, which are then not asked for again
+            _refuse_nothing(await measure(self.task.test[:TRIED], samples=1))
+        found = await measure(self.task.test, samples=self.task.test_samples, on_progress=told)
+        _refuse_nothing(found)
         took = time.monotonic() - begun
         progress.seconds_by["evaluate"] += took
         if epoch == 0 and self.record.get_state("before_s") is None:
@@ -262,6 +261,12 @@ class Training:
             seconds_by=progress.seconds_by,
             memory_gib=memory_gib(),
         )
+
+
+def _refuse_nothing(found: Evaluation) -> None:
+    if found.missing + found.unscored == found.scores.size:
+        why = f": {'; '.join(found.troubles)}" if found.troubles else "; the run's events say why"
+        raise TransportError(f"not one of {found.scores.size} test samples was answered and scored{why}")
 
 
 def _by_rollout(groups: Sequence[Group], weights: Sequence[float]) -> list[float]:

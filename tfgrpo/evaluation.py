@@ -7,7 +7,7 @@ could not be asked, *unscored* when the reward failed or did not apply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 MISSING_SHOWN = 0.02
 """From this share of missing samples on, a result is shown with its bounds."""
+TROUBLES = 3
 REFUSALS_BELIEVED = 8
 """After so many refused requests and no accepted one, the server refuses all of them: the error is raised."""
 
@@ -44,6 +45,7 @@ class Evaluation:
     usage: Usage = field(default_factory=Usage)
     cost_usd: float | None = 0.0  # None: some calls have no known price
     unpriced: int = 0
+    troubles: tuple[str, ...] = ()  # the first few different reasons why answers were not scored
     seed: int = 0
 
     @property
@@ -239,6 +241,7 @@ class _Run:
     unpriced: int = 0
     usage: Usage = field(default_factory=Usage)
     cost_usd: float = 0.0
+    troubles: dict[str, None] = field(default_factory=dict)
     done: int = 0
     answered: int = 0
     refused: int = 0
@@ -285,13 +288,15 @@ class _Run:
         self.unpriced += reply.cost_usd is None
         return reply
 
-    def _enter(self, row: int, outcomes: dict[int, Outcome]) -> None:
+    def _enter(self, row: int, outcomes: Mapping[int, Outcome | RewardError]) -> None:
         for k, outcome in outcomes.items():
             if isinstance(outcome, Score):
                 self.scores[row, k] = outcome.value
                 self.success[row, k] = float(outcome.success)
             else:
                 self.unscored += 1
+                if isinstance(outcome, RewardError) and len(self.troubles) < TROUBLES:
+                    self.troubles[str(outcome)] = None
 
     def _tell(
         self,
@@ -324,4 +329,5 @@ class _Run:
             usage=self.usage,
             cost_usd=None if self.unpriced else self.cost_usd,
             unpriced=self.unpriced,
+            troubles=tuple(self.troubles),
         )

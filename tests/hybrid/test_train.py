@@ -195,7 +195,7 @@ def test_a_reward_that_always_fails_stops_the_run(folder: Path, tmp_path: Path) 
     def broken(problem: Problem, completion: Completion) -> Score:
         raise ZeroDivisionError("no score")
 
-    with pytest.raises(TransportError, match="answered and scored"):
+    with pytest.raises(TransportError, match=r"not one of 4 test samples was answered and scored: .*no score"):
         train(folder, tmp_path / "a", task=task(reward=broken))
     with pytest.raises(TransportError, match="of step 1 was written and scored"):
         train(folder, tmp_path / "b", task=task(reward=broken, test=()))

@@ -236,9 +236,7 @@ def check_sampling(name: str, sampling: Sampling) -> None:
         raise RequestError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
 
 
-def row_of(
-    loaded: LoadedModel, prompt: tuple[int, ...], sampling: Sampling, *, gone: Callable[[], bool] = bool
-) -> Row:
+def row_of(loaded: LoadedModel, prompt: tuple[int, ...], sampling: Sampling, *, gone: Callable[[], bool] = bool) -> Row:
     """A request, its prompt as token ids, as a row of the decoder; it also ends when nobody waits for it any more."""
     from tfgrpo.policy.local_engine import Row  # noqa: PLC0415
 
