@@ -24,10 +24,15 @@ def plain_weights(model: Any, dtype: torch.dtype, *, keep: bool = True) -> dict[
         dtype: of the result. An update is added in float32 and then rounded.
         keep: False on ranks that only take part; the result is empty.
     """
+    first: dict[int, str] = {}
+    tied = {n: first.setdefault(id(p), n) for n, p in model.named_parameters(remove_duplicate=False)}
     found: dict[str, Tensor] = {}
     for name, tensor in _merged(model):
-        if keep:
-            found[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if not keep:
+            continue
+        same = tied.get(name, name)
+        plain = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        found[name] = found[same] if same in found else plain  # one tensor under two names is written once
     return found
 
 

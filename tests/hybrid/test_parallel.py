@@ -122,3 +122,12 @@ def test_a_stopped_process_is_noticed() -> None:
     done = launch(2, "freeze")
     assert done.returncode != 0
     assert "given no sign of life" in done.stderr or "in the phase 'update'" in done.stderr
+
+
+@slow
+def test_tied_weights_are_saved_once(folder: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    report = TrainReport.from_json(found(launch(2, "train", folder, tmp_path, "fsdp", 1)))
+    with safe_open(f"{report.checkpoint}/model.safetensors", "pt") as weights:
+        assert "model.embed_tokens.weight" in weights.keys() and "lm_head.weight" not in weights.keys()  # noqa: SIM118
