@@ -32,7 +32,7 @@ def plain_weights(model: Any, dtype: torch.dtype, *, keep: bool = True) -> dict[
             continue
         same = tied.get(name, name)
         plain = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        found[name] = found[same] if same in found else plain  # one tensor under two names is written once
+        found[name] = found.get(same, plain)  # one tensor under two names is written once
     return found
 
 
