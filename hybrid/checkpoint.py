@@ -4,7 +4,7 @@ OUT/
   run.sqlite                 the run's record: every answer, every event
   step-000025/
     model.safetensors ...    weights, config and tokenizer: AutoModelForCausalLM.from_pretrained("OUT/step-000025")
-    trainer.safetensors      float32 masters and the moments of AdamW
+    trainer.safetensors      float32 masters, the moments of AdamW, a teacher that is a moving average
     trainer.json             step, order of problems, seconds spent
 
 A checkpoint is written beside its place and renamed, so that one with a name is whole. Only the last one is kept.
@@ -52,7 +52,8 @@ class Checkpoints:
             RunStateError: says how much is free and how much is needed.
         """
         masters = sum(m.nbytes for m in trainer.weights.masters.values())
-        needed = 2 * (3 * masters + sum(p.nbytes for p in trainer.weights.parameters.values()))
+        teacher = sum(t.nbytes for t in trainer.teacher.state().values()) if trainer.teacher else 0
+        needed = 2 * (3 * masters + teacher + sum(p.nbytes for p in trainer.weights.parameters.values()))
         free = shutil.disk_usage(self.folder).free - self.keep_free * GIB
         if free < needed:
             raise RunStateError(
@@ -73,7 +74,7 @@ class Checkpoints:
             with quiet():
                 loaded.model.save_pretrained(work)
                 loaded.tokenizer.save_pretrained(work)
-            save_file(trainer.weights.state(), str(work / TENSORS))
+            save_file(trainer.state(), str(work / TENSORS))
             (work / STATE).write_text(json.dumps(kept) + "\n", encoding="utf-8")
             work.chmod(0o755)
             if target.exists():
@@ -102,6 +103,6 @@ class Checkpoints:
             tensors = load_file(str(place / TENSORS))
         except (OSError, SafetensorError, ValueError) as error:
             raise RunStateError(f"the checkpoint {place} cannot be read: {error}; start a new run") from error
-        trainer.weights.restore(tensors)
+        trainer.restore(tensors)
         trainer.updates, trainer.entropy = int(state["updates"]), float(state["entropy"])
         return state

@@ -101,9 +101,13 @@ class Scorer:
 
     def __call__(self, row: Pack) -> tuple[Tensor, Tensor]:
         """Both [B, T], in nats, 0 outside the trained tokens; with gradient where it is enabled."""
+        logp, entropy = token_scores(self.hidden(row), row.target, self.head, temperature=self.temperature)
+        return row.spread(logp), row.spread(entropy)
+
+    def hidden(self, row: Pack) -> Tensor:
+        """The hidden states [N, D] that the trained tokens of a row are predicted from."""
         out = self.model.base_model(
             input_ids=row.ids[None], attention_mask=row.mask(), position_ids=row.place[None], use_cache=False
         )
-        hidden = out.last_hidden_state[0][row.source]
-        logp, entropy = token_scores(hidden, row.target, self.head, temperature=self.temperature)
-        return row.spread(logp), row.spread(entropy)
+        hidden: Tensor = out.last_hidden_state[0][row.source]
+        return hidden
