@@ -10,7 +10,6 @@ rest stands before the answer as tokens that are not trained on, so that it is c
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,9 +44,7 @@ def with_teachers(
     rollouts = [r for group in groups for r in group.rollouts]
     labels = [n for n, group in enumerate(groups) for _ in group.rollouts]
     said = [r.score.feedback.strip() for r in rollouts]
-    made = routes(
-        batch.success, labels, said=[bool(s) for s in said], in_loss=batch.in_loss, spec=spec, seed=seed
-    )
+    made = routes(batch.success, labels, said=[bool(s) for s in said], in_loss=batch.in_loss, spec=spec, seed=seed)
     writer = Writer(loaded, spec)
     prompts: dict[int, tuple[int, ...]] = {}
     for n in made.taught.nonzero()[0].tolist():
@@ -77,10 +74,16 @@ def _samples(
     of_group: dict[int, list[tuple[int, ...]]] = {}
     for n, prompt in prompts.items():
         of_group.setdefault(labels[n], []).append(prompt)
-    shared = {label: len(os.path.commonprefix(group)) for label, group in of_group.items()}
+    shared = {label: _alike(group) for label, group in of_group.items()}
     return tuple(
         under(sample, prompts[n], shared[labels[n]]) if n in prompts else None for n, sample in enumerate(samples)
     )
+
+
+def _alike(prompts: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens they begin with in common."""
+    low, high = min(prompts), max(prompts)
+    return next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
 
 
 def under(sample: Sample, prompt: Sequence[int], shared: int | None = None) -> Sample:
@@ -92,7 +95,7 @@ def under(sample: Sample, prompt: Sequence[int], shared: int | None = None) -> S
         >>> other.prompt, other.tokens, other.train
         ((5,), (7, 8, 1, 2), (False, False, True, True))
     """
-    begin = len(prompt) if not shared else shared
+    begin = shared or len(prompt)
     own = tuple(prompt[begin:])
     return Sample(
         prompt=tuple(prompt[:begin]),
@@ -112,9 +115,7 @@ class Writer:
     cut: int = 0
     _known: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
 
-    def prompt(
-        self, messages: Sequence[Message], *, solution: str, feedback: str, room: int
-    ) -> tuple[int, ...] | None:
+    def prompt(self, messages: Sequence[Message], *, solution: str, feedback: str, room: int) -> tuple[int, ...] | None:
         """The tokens of a teacher's prompt, at most `room` and `max_prompt`; None if there is no room to show anything.
 
         Args:
@@ -212,7 +213,7 @@ def trouble(counts: Mapping[str, float], spec: Distill) -> str:
         )
     if long:
         return (
-            f"{long:.0f} teachers' prompts do not fit into the model's context (or max_prompt={spec.max_prompt}) beside "
-            f"the answer, even without most of what they show; {instead}"
+            f"{long:.0f} teachers' prompts do not fit into the model's context (or max_prompt={spec.max_prompt}) "
+            f"beside the answer, even without most of what they show; {instead}"
         )
     return ""

@@ -105,9 +105,7 @@ def routes(
     )
 
 
-def _siblings(
-    right: Flags, group: NDArray[np.int64], exclude_self: bool, seed: Sequence[int]
-) -> NDArray[np.int64]:
+def _siblings(right: Flags, group: NDArray[np.int64], exclude_self: bool, seed: Sequence[int]) -> NDArray[np.int64]:
     """For each rollout the first right one of its group in a drawn order that is not itself."""
     sibling = np.full(len(right), NOBODY, dtype=np.int64)
     for place, label in enumerate(np.unique(group)):

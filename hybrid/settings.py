@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfgrpo.errors import InputError, TfgrpoError
+from tfgrpo.errors import InputError, TfgrpoError, unknown_name
 
 PLACE = frozenset({"device", "threads", "max_rows", "checkpoint_s", "keep_free"})
 """Settings that change where and how often something is done, not what comes out."""
@@ -53,6 +54,26 @@ class Settings:
             raise InputError(f"the setting betas must be two numbers from 0 to below 1, got {self.betas!r}")
         if self.dtype not in (None, "bfloat16", "float32"):
             raise InputError(f"the setting dtype must be 'bfloat16' or 'float32', got {self.dtype!r}")
+
+    @staticmethod
+    def of(given: Settings | Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> Settings:
+        """A `Settings` as it is; single settings by name laid over `defaults`, which lie over those of this class.
+
+        Example:
+            >>> Settings.of({"clip": 0.5}, {"lr": 5e-6, "clip": 2.0}).clip
+            0.5
+
+        Raises:
+            InputError: an unknown setting (the near ones are listed), or a value that is none.
+        """
+        if isinstance(given, Settings):
+            return given
+        chosen = {**defaults, **(given or {})}
+        known = [f.name for f in dataclasses.fields(Settings)]
+        for name in chosen:
+            if name not in known:
+                raise unknown_name("setting", name, known)
+        return Settings(**chosen)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""

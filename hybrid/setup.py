@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.checkpoint import Checkpoints
+from hybrid.distill import Distill
 from hybrid.loop import Training
 from hybrid.losses import Loss, resolve_loss
 from hybrid.model import load_trainable, model_folder
@@ -44,6 +45,8 @@ class Job:
     task: Task
     model: str
     loss: Loss | str
+    distill: Distill | None = None
+    recipe: str = ""  # its name, "" for none
     plan: Plan
     out: Path
     seed: int
@@ -62,13 +65,15 @@ async def run(job: Job) -> TrainReport:
     methods = {"advantage": task.methods["advantage"], "loss": _name(job.loss, loss)}
     methods |= {name: task.methods[name] for name in ("grouping", "sampler")}
     config = _config(job, folder, methods)
+    methods |= {"recipe": job.recipe} if job.recipe else {}
+    methods |= {"distil": job.distill.words()} if job.distill else {}
     async with AsyncExitStack() as stack:
         record = stack.enter_context(RunRecord.open(out))
         _same_run(record, config, out)
         worker = Worker()
         stack.push_async_callback(worker.aclose)
         loaded = await worker(lambda: load_trainable(folder, settings))
-        trainer = await worker(lambda: Trainer(loaded, loss, settings, temperature=temperature))
+        trainer = await worker(lambda: Trainer(loaded, loss, settings, temperature=temperature, distill=job.distill))
         checkpoints = Checkpoints(out, settings.keep_free)
         checkpoints.check_room(trainer)
         rollouts = LiveRollouts(loaded, worker, name=f"local/{folder.name}", max_rows=settings.max_rows)
@@ -106,6 +111,7 @@ async def run(job: Job) -> TrainReport:
             checkpoints=checkpoints,
             methods=methods,
             seed=job.seed,
+            distill=job.distill,
         )
         report = await interruptible(training.go(), out)
         report = dataclasses.replace(report, config=config, notices=notices(task.models))
@@ -133,6 +139,7 @@ def _config(job: Job, folder: Path, methods: dict[str, str]) -> dict[str, Any]:
         "prompts": job.plan.prompts,
         "seed": job.seed,
         "settings": job.settings.identity,
+        "distill": job.distill and job.distill.identity,
     }
 
 
@@ -154,10 +161,10 @@ def _same_run(record: RunRecord, config: dict[str, Any], out: Path) -> None:
         return
     now = json.loads(json.dumps(config))
     odd = [name for name in now if known.get(name) != now[name]]
-    if "settings" in odd:
-        before = known.get("settings", {})
-        odd += [f"setting {name}" for name in now["settings"] if before.get(name) != now["settings"][name]]
-        odd.remove("settings")
+    for part, word in (("settings", "setting"), ("distill", "option of distillation")):
+        if part in odd and now[part] and known.get(part):
+            odd += [f"{word} {name}" for name in now[part] if known[part].get(name) != now[part][name]]
+            odd.remove(part)
     if odd:
         raise RunStateError(
             f"{out} holds a run with another {', '.join(odd)}; give the same to go on with it, or another folder "

@@ -177,9 +177,7 @@ class Trainer:
         self.entropy = metrics.get("surprise", self.entropy)
         return {**counts, **metrics, "updates": float(self.updates), "update_s": time.perf_counter() - begun}
 
-    def _steps(
-        self, rows: Sequence[Pack], batch: Batch, totals: Totals, lessons: Lessons | None
-    ) -> dict[str, float]:
+    def _steps(self, rows: Sequence[Pack], batch: Batch, totals: Totals, lessons: Lessons | None) -> dict[str, float]:
         old: list[Tensor] = []
         first: dict[str, float] = {}
         self.model.train(self.settings.checkpointing)

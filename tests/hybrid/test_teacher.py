@@ -1,4 +1,4 @@
-"""Updates with a teacher: the gradient written out, whatever the teacher, packed or cut; and what it must be equal to."""
+"""Updates with a teacher: the gradient written out, whatever the teacher, packed or cut; and what it is equal to."""
 
 from __future__ import annotations
 
