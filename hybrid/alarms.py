@@ -13,9 +13,9 @@ Curve: TypeAlias = Sequence[Mapping[str, float]]
 WINDOW = 3  # points of a mean at the start and at the end
 
 
-def collapsed_entropy(curve: Curve, *, share: float = 0.1) -> str:
-    """Entropy per token below `share` of what it was at first: the model says one thing whatever it is asked, and
-    samples of a group no longer differ.
+def collapsed_entropy(curve: Curve, *, share: float = 0.1, solved: float = 0.9) -> str:
+    """Entropy per token below `share` of what it was at first: samples of a group no longer differ, so nothing more is
+    learned from them. Where `solved` of the answers are right, that is as it should be.
 
     Example:
         >>> curve = [{"entropy": e, "reward": 0.1} for e in (2.0, 1.8, 1.9, 0.1, 0.1, 0.1)]
@@ -23,7 +23,8 @@ def collapsed_entropy(curve: Curve, *, share: float = 0.1) -> str:
         'entropy fell from 1.90 to 0.10 nats per token (reward 0.10 to 0.10): answers of a group hardly differ any more'
     """
     begun, now = _ends(curve, "entropy")
-    if not begun or now is None or now >= share * begun:
+    done = _ends(curve, "success")[1]
+    if not begun or now is None or now >= share * begun or (done is not None and done >= solved):
         return ""
     rewards = _told(_ends(curve, "reward"))
     return (

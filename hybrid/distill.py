@@ -92,7 +92,7 @@ class Distill:
             "live": "the live teacher",
             "trust_region": f"the first model with {self.rate:g} of the live one",
         }[self.teacher]
-        kinds = {0: "KL(teacher || student)", 1: "KL(student || teacher)"}
+        kinds = {0.0: "KL(teacher || student)", 1.0: "KL(student || teacher)"}
         kind = kinds.get(self.alpha, f"Jensen-Shannon {self.alpha:g}")
         others = "and a tail" if self.tail else "alone"
         support = {None: "on all tokens", 0: "at the written token"}.get(self.k, f"on {self.k} tokens {others}")

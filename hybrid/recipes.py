@@ -48,12 +48,14 @@ class TrainRecipe:
 
     def of_task(self, task: Task) -> Task:
         """The task as the recipe wants it."""
-        given = {name: getattr(self, name) for name in OF_TASK if getattr(self, name) is not None}
-        return replace(task, **given, **({"reward": self.reward(task.reward)} if self.reward else {}))
+        given: dict[str, Any] = {name: getattr(self, name) for name in OF_TASK if getattr(self, name) is not None}
+        given |= {"reward": self.reward(task.reward)} if self.reward else {}
+        return replace(task, **given)
 
     def without(self, *names: str) -> TrainRecipe:
         """The same with some of its choices left to others."""
-        return replace(self, **dict.fromkeys(names))
+        nothing: dict[str, Any] = dict.fromkeys(names)
+        return replace(self, **nothing)
 
     def taught(self, **options: Any) -> TrainRecipe:
         """The same with other options of `Distill`.

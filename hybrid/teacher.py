@@ -219,8 +219,8 @@ class Teacher:
             apart = sampled_token(logp[at], lesson.logp)
             kl = (logp[at] - lesson.logp).detach()
         else:
-            given = {"lesson": lesson, "at": at, "measure": self.measure}
-            logp, entropy, apart, kl = taught_scores(hidden, row.target, head, **given)
+            scores = taught_scores(hidden, row.target, head, lesson=lesson, at=at, measure=self.measure)
+            logp, entropy, apart, kl = scores
         taught = torch.zeros(len(row.samples), dtype=torch.bool, device=at.device)
         taught[row.row[at]] = True
 
