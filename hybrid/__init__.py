@@ -12,20 +12,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hybrid.api import atrain, train
+    from hybrid.distill import Distill
     from hybrid.losses import resolve_loss
+    from hybrid.recipes import TrainRecipe, resolve_recipe
     from hybrid.report import TrainReport
     from hybrid.settings import DriftError, Settings
 
 _HOMES = {
+    "Distill": "hybrid.distill",
     "DriftError": "hybrid.settings",
     "Settings": "hybrid.settings",
+    "TrainRecipe": "hybrid.recipes",
     "TrainReport": "hybrid.report",
     "atrain": "hybrid.api",
     "resolve_loss": "hybrid.losses",
+    "resolve_recipe": "hybrid.recipes",
     "train": "hybrid.api",
 }
 
-__all__ = ["DriftError", "Settings", "TrainReport", "atrain", "resolve_loss", "train"]
+__all__ = [
+    "Distill",
+    "DriftError",
+    "Settings",
+    "TrainRecipe",
+    "TrainReport",
+    "atrain",
+    "resolve_loss",
+    "resolve_recipe",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,16 +2,18 @@
 
 report = hybrid.train("largest_of_three", model="local/smollm2", steps=25, out="./trained")
 report = await hybrid.atrain(task, model="./my-model", advantage="dr_grpo", loss="cispo", budget=Budget(seconds=900))
+report = hybrid.train("gsm8k", model="./my-model", recipe=resolve_recipe("srpo", teacher="live"), settings={"lr": 5e-6})
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hybrid.recipes import DEFAULT_LOSS, TrainRecipe, resolve_recipe
 from hybrid.settings import Plan, Settings
 from tfgrpo.budget import Budget
 from tfgrpo.errors import InputError, missing_extra
@@ -31,15 +33,16 @@ async def atrain(
     task: Task | str,
     *,
     model: str,
+    recipe: TrainRecipe | str | None = None,
     advantage: Advantage | str | None = None,
-    loss: Loss | str = "dapo",
+    loss: Loss | str | None = None,
     group: int = 8,
     prompts: int = 8,
     steps: int | None = None,
     budget: Budget | None = None,
     out: str | Path = "./trained",
     seed: int = 0,
-    settings: Settings | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> TrainReport:
     """Improve a local model on a task by updating its weights.
@@ -50,15 +53,17 @@ async def atrain(
     Args:
         task: a `Task`, or its name as `load_task` takes it.
         model: "local/smollm2", or a folder that transformers' `save_pretrained` wrote.
-        advantage: how rewards become values, by name or your own; None: the task's.
-        loss: by name, "module:function", or your own function of tokens and totals.
+        recipe: a way to train by name ("srpo"), or from `hybrid.resolve_recipe` with options; what is said of the
+            other arguments wins over it. None: nothing is fixed.
+        advantage: how rewards become values, by name or your own; None: the recipe's, else the task's.
+        loss: by name, "module:function", or your own function of tokens and totals; None: the recipe's, else "dapo".
         group: answers to one problem that are compared.
         prompts: problems of one step.
         steps: updates; None: as many as the budget allows, or 50 without one.
         budget: `seconds` of the whole run, measurements included; other limits do not apply to a local model.
         out: the run's folder: its record, and checkpoints that any transformers user can load.
         seed: decides the order of problems and all samples.
-        settings: optimiser, layout and limits.
+        settings: optimiser, layout and limits: a whole `Settings`, or single ones by name over the recipe's.
         on_event: called with every event, for progress.
 
     Returns:
@@ -73,7 +78,8 @@ async def atrain(
     for package in ("torch", "transformers", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "train", "training")
-    chosen = load_task(task) if isinstance(task, str) else task
+    way = resolve_recipe(recipe) if recipe is not None else TrainRecipe(name="")
+    chosen = way.of_task(load_task(task) if isinstance(task, str) else task)
     if advantage is not None:
         chosen = dataclasses.replace(chosen, advantage=advantage)
     plan = _plan(group, prompts, steps, budget)
@@ -82,11 +88,13 @@ async def atrain(
     job = Job(
         task=chosen,
         model=model,
-        loss=loss,
+        loss=loss or way.loss or DEFAULT_LOSS,
+        distill=way.distill,
+        recipe=way.name,
         plan=plan,
         out=Path(out),
         seed=seed,
-        settings=settings or Settings(),
+        settings=Settings.of(settings, way.settings),
         on_event=on_event,
     )
     return await run(job)

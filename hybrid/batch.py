@@ -16,7 +16,8 @@ from tfgrpo.errors import InputError
 
 OPTIONAL = ("sampler", "reference", "entropy", "tempered", "influence", "segment", "success", "weight")
 """Columns of `Tokens` that only some losses read."""
-ROWS = frozenset({"success", "weight"})  # [B]; `advantage` is [B] or [B, T], all others [B, T]
+ROWS = frozenset({"success", "weight", "taught"})  # [B]; `advantage` is [B] or [B, T], all others [B, T]
+PLAIN = frozenset({"segment", "success", "taught"})  # columns that are no real numbers
 
 
 Rows: TypeAlias = Sequence[Sequence[float]]
@@ -47,6 +48,9 @@ class Tokens:
     segment: Tensor | None = None  # [B, T] number of the action a token belongs to; one action stands together
     success: Tensor | None = None  # [B] bool
     weight: Tensor | None = None  # [B] how much the answer's losses count; the denominators do not change
+    taught: Tensor | None = None  # [B] bool: the answer learns from a teacher, not from its advantage
+    divergence: Tensor | None = None  # [B, T] of taught answers from their teacher, with gradient
+    trust: Tensor | None = None  # [B, T] how much a token's divergence counts, 1 on average over the whole batch
 
     def __post_init__(self) -> None:
         shape = self.logp.shape
@@ -112,7 +116,7 @@ class Tokens:
         columns["advantage"] = self.advantage if self.advantage.ndim == 2 else self.advantage[:, None].expand(on.shape)
         for name, column in columns.items():
             kept = torch.where(some if name in ROWS else on, column, torch.zeros_like(column))
-            columns[name] = kept if name in ("segment", "success") else kept.to(wide)
+            columns[name] = kept if name in PLAIN else kept.to(wide)
         columns["mask"] = on.to(wide)
         return replace(self, **columns)
 

@@ -5,7 +5,8 @@ OUT/
   step-000025/
     model.safetensors ...    weights, config and tokenizer: AutoModelForCausalLM.from_pretrained("OUT/step-000025")
     adapter/                 with LoRA: the adapter alone, as peft and vLLM read it (the weights above have it merged)
-    trainer/                 float32 masters and the moments of AdamW, by torch.distributed.checkpoint
+    trainer/                 float32 masters, the moments of AdamW, a teacher that is a moving average; written by
+                             torch.distributed.checkpoint
     trainer.json             step, order of problems, seconds spent
 
 Every rank writes its part of `trainer/`, and any number of ranks can read it. Of several hosts, OUT must be a folder
@@ -75,7 +76,8 @@ class Checkpoints:
         """
         masters = sum(m.numel() * m.element_size() for m in self.trainer.weights.masters.values())
         model = sum(p.numel() * self.dtype.itemsize for p in self.loaded.model.parameters())
-        needed = 2 * (3 * masters + model)
+        teacher = self.trainer.teacher.state() if self.trainer.teacher else {}
+        needed = 2 * (3 * masters + model + sum(tensor.nbytes for tensor in teacher.values()))
         free = shutil.disk_usage(self.folder).free - self.keep_free * GIB
         if free < needed:
             raise RunStateError(
@@ -124,7 +126,7 @@ class Checkpoints:
 
     def _write(self, work: str) -> None:
         save_model(self.loaded, Path(work), self.dtype, keep=self.ranks.leading)
-        tensors = self.trainer.weights.state()
+        tensors = self.trainer.state()
         with _alone_is_fine():
             save(tensors, checkpoint_id=Path(work) / TENSORS, **self._group())
 
@@ -134,12 +136,12 @@ class Checkpoints:
             state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
             known = FileSystemReader(folder / TENSORS).read_metadata().state_dict_metadata
             shapes = {n: tuple(kept.size) for n, kept in known.items() if isinstance(kept, TensorStorageMetadata)}
-            room = self.trainer.weights.empty_state(shapes)
+            room = self.trainer.empty_state(shapes)
             with _alone_is_fine():
                 load(room, checkpoint_id=folder / TENSORS, **self._group())
         except (OSError, ValueError, CheckpointException, EOFError, AttributeError) as error:
             raise RunStateError(f"the checkpoint {place} cannot be read: {error}; start a new run") from error
-        self.trainer.weights.restore(room)
+        self.trainer.restore(room)
         self.trainer.updates, self.trainer.entropy = int(state["updates"]), float(state["entropy"])
         return state
 

@@ -9,16 +9,17 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from hybrid.api import DEFAULT_STEPS, atrain
+from hybrid.recipes import DEFAULT_LOSS, OF_TASK, RECIPES, TrainRecipe, resolve_recipe
 from hybrid.settings import Settings, leading
 from tfgrpo.budget import Budget
 from tfgrpo.cli import options
 from tfgrpo.cli.output import add_output, hint, show
 from tfgrpo.cli.parsing import number
-from tfgrpo.errors import unknown_name
+from tfgrpo.errors import InputError
 from tfgrpo.events import Event
 
 EVERY_S = 5.0
@@ -34,7 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--judge-price", metavar="IN/OUT", help="dollars per million tokens of the judge")
     parser.set_defaults(base_url=None)
     group = parser.add_argument_group("training")
-    group.add_argument("--loss", metavar="NAME", default="dapo", help="see: tfgrpo methods --kind loss (%(default)s)")
+    group.add_argument("--recipe", metavar="NAME", help=f"{', '.join(RECIPES)}; see: tfgrpo methods --kind recipe")
+    group.add_argument("--recipe-option", metavar="K=V", action="append", default=[], help="such as teacher=live")
+    group.add_argument("--loss", metavar="NAME", help=f"see: tfgrpo methods --kind loss (the recipe's, {DEFAULT_LOSS})")
     group.add_argument("--loss-option", metavar="K=V", action="append", default=[], help="such as high=0.3")
     group.add_argument("--group", metavar="G", type=number(2), default=8, help="answers per problem (%(default)s)")
     group.add_argument("--prompts", metavar="N", type=number(1), default=8, help="problems per step (%(default)s)")
@@ -57,13 +60,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _train(args: argparse.Namespace) -> int:
-    settings = _settings(args)
+    settings, recipe = _settings(args), _recipe(args)
     async with AsyncExitStack() as stack:
         task = options.with_methods(options.task_of(stack, args), args)
         report = await atrain(
             task,
             model=args.model,
-            loss=_loss(args),
+            recipe=recipe,
+            loss=_loss(args, recipe),
             group=args.group,
             prompts=args.prompts,
             steps=args.steps,
@@ -80,24 +84,32 @@ async def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were asked for; refused here, before the task is read, where they are none."""
     given = options.pairs_of(args.set, "--set")
-    known = [f.name for f in fields(Settings)]
-    for name in given:
-        if name not in known:
-            raise unknown_name("setting", name, known)
     plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    settings = Settings(**plain)
-    return settings if args.lr is None else replace(settings, lr=args.lr)
+    plain |= {} if args.lr is None else {"lr": args.lr}
+    Settings.of(plain, {})
+    return plain
 
 
-def _loss(args: argparse.Namespace) -> Any:
+def _recipe(args: argparse.Namespace) -> TrainRecipe | None:
+    """The recipe, without what was chosen in its stead."""
+    chosen = options.pairs_of(args.recipe_option, "--recipe-option")
+    if args.recipe is None:
+        if chosen:
+            raise InputError("--recipe-option needs --recipe")
+        return None
+    return resolve_recipe(args.recipe, **chosen).without(*(name for name in OF_TASK if getattr(args, name)))
+
+
+def _loss(args: argparse.Namespace, recipe: TrainRecipe | None) -> Any:
     chosen = options.pairs_of(args.loss_option, "--loss-option")
     if not chosen:
         return args.loss
     from hybrid.losses import resolve_loss  # noqa: PLC0415 - torch
 
-    return resolve_loss(args.loss, **chosen)
+    return resolve_loss(args.loss or (recipe and recipe.loss) or DEFAULT_LOSS, **chosen)
 
 
 class Lines:
@@ -122,7 +134,9 @@ class Lines:
         if name == "test_progress" and time.monotonic() - self._told >= EVERY_S:
             self._told = time.monotonic()
             return f"test {data['done']}/{data['total']}"
-        if name in ("reward_failed", "call_failed", "request_refused"):
+        if name == "alarm":
+            return f"alarm after step {data['step']}: {data['error']}"
+        if name in ("reward_failed", "call_failed", "request_refused", "teaching_failed"):
             self._troubles[name] += 1
             return f"note: {data.get('error')}" if self._troubles[name] <= REPEATS else None
         return None
@@ -142,6 +156,8 @@ def step_words(data: Mapping[str, Any]) -> str:
         f"mixed {data['mixed']:.0%}",
         f"length {data['length']:.0f}",
     ]
+    if data.get("route/taught"):
+        said.append(f"taught {data['route/taught']:.0f}")
     if data.get("updates"):
         said.append(f"loss {data['loss']:+.4f}  entropy {data['entropy']:.2f}  grad {data['grad_norm']:.2f}")
         said.append(f"parity {data['parity_mean']:.1e}")

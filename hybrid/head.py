@@ -9,6 +9,7 @@ Legend: N trained tokens, D hidden size, V vocabulary, R rows of one chunk.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,14 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Whole logits [R, V] of hidden states [R, D], in float32 and before the temperature."""
-        z = torch.nn.functional.linear(hidden, self.weight, self.bias)
+        return self._finished(torch.nn.functional.linear(hidden, self.weight, self.bias))
+
+    def logits_at(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Those of a few tokens `ids` [R, k] each: as many products as there are tokens, not as there are words."""
+        z = torch.bmm(torch.nn.functional.embedding(ids, self.weight), hidden[:, :, None])[:, :, 0]
+        return self._finished(z if self.bias is None else z + self.bias[ids])
+
+    def _finished(self, z: Tensor) -> Tensor:
         z = z.to(_wide(z.dtype))
         z = z if self.scale == 1 else z * self.scale
         return z if self.softcap is None else torch.tanh(z / self.softcap) * self.softcap
@@ -86,20 +94,24 @@ def token_scores(
     Raises:
         InputError: a temperature that is not above 0.
     """
-    if not temperature > 0:
-        raise InputError(
-            f"tokens sampled at temperature {temperature} have no probabilities to learn; give one above 0"
-        )
-    size = rows or rows_of_chunk(head)
+    size = chunk_rows(head, temperature, rows)
     inputs = hidden, head.weight, head.bias, targets, head.scale, head.softcap, temperature, size
     scored = _TokenScores.apply(*inputs)  # type: ignore[no-untyped-call]
     logp, entropy = scored
     return logp, entropy
 
 
-def rows_of_chunk(head: Head) -> int:
-    """R: how many rows of float32 logits CHUNK_BYTES holds."""
-    return max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+def chunk_rows(head: Head, temperature: float, rows: int | None = None) -> int:
+    """R: as many rows of logits as CHUNK_BYTES holds, unless told.
+
+    Raises:
+        InputError: a temperature that is not above 0.
+    """
+    if not temperature > 0:
+        raise InputError(
+            f"tokens sampled at temperature {temperature} have no probabilities to learn; give one above 0"
+        )
+    return rows or max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -142,46 +154,81 @@ class _TokenScores(torch.autograd.Function):
         hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
         scale, softcap, temperature, rows = ctx.options
         head = Head(weight=weight, bias=bias, scale=scale, softcap=softcap)
-        wide = lse.dtype
-        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        d_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
-        d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
-        for at in range(0, len(hidden), rows):
-            part = slice(at, at + rows)
-            raw = head.logits(hidden[part])
-            dz = _d_logits(raw / temperature, targets[part], lse[part], entropy[part], *(_cut(g, part) for g in grads))
-            if softcap is not None:
-                dz.mul_(1 - (raw / softcap).square())
-            dz = dz.mul_(scale / temperature).to(hidden.dtype)
-            if d_hidden is not None:
-                d_hidden[part] = dz @ weight
-            if d_weight is not None:
-                _add_product(d_weight, dz, hidden[part])
-            if d_bias is not None:
-                d_bias += dz.sum(0, dtype=wide)
-        return (
-            d_hidden,
-            None if d_weight is None else d_weight.to(weight.dtype),
-            None if d_bias is None else d_bias.to(bias.dtype),
-            *(None,) * 5,
-        )
+        d_logp, d_entropy = grads
+
+        def d_logits(z: Tensor, part: slice) -> Tensor:
+            return logits_gradient(z, targets[part], lse[part], entropy[part], cut(d_logp, part), cut(d_entropy, part))
+
+        needs = ctx.needs_input_grad[:3]
+        return (*pulled_back(hidden, head, d_logits, needs, temperature=temperature, rows=rows), *(None,) * 5)
 
 
-def _cut(grad: Tensor | None, part: slice) -> Tensor | None:
+def pulled_back(
+    hidden: Tensor,
+    head: Head,
+    d_logits: Callable[[Tensor, slice], Tensor],
+    needs: Sequence[bool],
+    *,
+    temperature: float,
+    rows: int,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of hidden states, weight and bias from those of tempered logits, chunk by chunk, sums in the wide type.
+
+    Args:
+        hidden: [N, D] that the logits are made of, once more.
+        head: what makes them.
+        d_logits: the gradient [R, V] of the tempered logits [R, V] of a slice of N; it may overwrite them.
+        needs: which of the three gradients are wanted.
+        temperature: the logits are divided by it.
+        rows: R of one chunk.
+    """
+    weight, bias, wide = head.weight, head.bias, _wide(hidden.dtype)
+    d_hidden = torch.empty_like(hidden) if needs[0] else None
+    d_weight = torch.zeros_like(weight, dtype=wide) if needs[1] else None
+    d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and needs[2] else None
+    for at in range(0, len(hidden), rows):
+        part = slice(at, at + rows)
+        raw = head.logits(hidden[part])
+        dz = d_logits(raw / temperature, part)
+        if head.softcap is not None:
+            dz.mul_(1 - (raw / head.softcap).square())
+        dz = dz.mul_(head.scale / temperature).to(hidden.dtype)
+        if d_hidden is not None:
+            d_hidden[part] = dz @ weight
+        if d_weight is not None:
+            _add_product(d_weight, dz, hidden[part])
+        if d_bias is not None:
+            d_bias += dz.sum(0, dtype=wide)
+    return (
+        d_hidden,
+        None if d_weight is None else d_weight.to(weight.dtype),
+        None if d_bias is None or bias is None else d_bias.to(bias.dtype),
+    )
+
+
+def cut(grad: Tensor | None, part: slice) -> Tensor | None:
+    """A slice of a gradient that may not be there."""
     return None if grad is None else grad[part]
 
 
-def _d_logits(
-    z: Tensor, targets: Tensor, lse: Tensor, entropy: Tensor, d_logp: Tensor | None, d_entropy: Tensor | None
+def logits_gradient(
+    z: Tensor,
+    targets: Tensor,
+    lse: Tensor,
+    entropy: Tensor,
+    d_logp: Tensor | None,
+    d_entropy: Tensor | None,
+    drag: Tensor | None = None,
 ) -> Tensor:
-    """The gradient [R, V] of tempered logits `z`, which are overwritten."""
+    """The gradient [R, V] of tempered logits `z`, which are overwritten; `drag` [R] times p is added to it."""
     log_p = z.sub_(lse[:, None])
     p = torch.exp(log_p)
     weight = torch.zeros_like(lse)[:, None] if d_logp is None else d_logp[:, None].to(p.dtype)
+    pull = weight if drag is None else weight - drag[:, None]
     if d_entropy is None:
-        dz = p.mul_(-weight)
+        dz = p.mul_(-pull)
     else:
-        dz = p.mul_(log_p.add_(entropy[:, None]).mul_(-d_entropy[:, None].to(p.dtype)).sub_(weight))
+        dz = p.mul_(log_p.add_(entropy[:, None]).mul_(-d_entropy[:, None].to(p.dtype)).sub_(pull))
     return dz.scatter_add_(1, targets[:, None], weight.expand(-1, 1))
 
 

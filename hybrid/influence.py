@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hybrid.head import Head, rows_of_chunk
+from hybrid.head import Head, chunk_rows
 from hybrid.losses.credit import token_influence
 from hybrid.model import Scorer
 from hybrid.packing import Pack, Sample, pack
@@ -74,6 +74,6 @@ def _restricted(scorer: Scorer, hidden: Tensor, words: Tensor) -> Tensor:
     head = Head.of(scorer.model)
     parts = [
         torch.softmax(head.logits(part) / scorer.temperature, -1)[:, words]
-        for part in torch.split(hidden, rows_of_chunk(head))
+        for part in torch.split(hidden, chunk_rows(head, scorer.temperature))
     ]
     return torch.cat(parts)

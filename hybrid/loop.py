@@ -19,11 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from hybrid.alarms import raised
+from hybrid.answers import Batch
 from hybrid.checkpoint import Checkpoints
+from hybrid.distill import Distill
 from hybrid.report import TrainReport
+from hybrid.reprompt import trouble, with_teachers
 from hybrid.rollouts import Rollouts, Worker
 from hybrid.settings import Plan, Settings
-from hybrid.trainer import Batch, Trainer
+from hybrid.trainer import Trainer
 from tfgrpo.advantage import Table
 from tfgrpo.caller import Solver
 from tfgrpo.collect import Collector
@@ -81,6 +85,7 @@ class Training:
     checkpoints: Checkpoints
     methods: dict[str, str]
     seed: int
+    distill: Distill | None = None
 
     async def go(self) -> TrainReport:
         """Run to the end, or go on from the last checkpoint."""
@@ -142,7 +147,7 @@ class Training:
         sampled = time.monotonic()
         table = Table.of(groups)
         table = self.recipe.advantage.columns(table.with_extras(bin_weight=_by_rollout(groups, weights)))
-        batch = Batch.of(groups, table)
+        batch = await self._batch(groups, table, progress.step)
         limit = self.sampling.max_tokens
         metrics = await self.worker(lambda: self.trainer.ranks.lead("update", batch=batch, max_tokens=limit))
         self.curriculum.observe(groups)
@@ -154,6 +159,17 @@ class Training:
             progress.seconds_by[name] += seconds
         progress.last_step_s = ended - begun
         self._tell(progress, groups, table, {**metrics, **{f"{name}_s": s for name, s in parts.items()}})
+
+    async def _batch(self, groups: Sequence[Group], table: Table, step: int) -> Batch:
+        """What the update learns from; with the teachers' prompts where there are teachers."""
+        batch, spec = Batch.of(groups, table), self.distill
+        if spec is None:
+            return batch
+        seed = (self.seed, step)
+        batch = await self.worker(lambda: with_teachers(batch, groups, spec, self.checkpoints.loaded, seed))
+        if words := trouble(batch.counts, spec):
+            self.events.emit("teaching_failed", step=step + 1, error=words)
+        return batch
 
     async def _sample(self, step: int) -> tuple[list[Group], list[float]]:
         """The groups of a step, sampled and scored together, and what the sampler says each counts."""
@@ -204,6 +220,8 @@ class Training:
         }
         progress.curve.append({name: round(value, 6) for name, value in point.items()})
         self.events.emit("update_done", planned=self.plan.steps, **progress.curve[-1])
+        for words in raised(progress.curve):
+            self.events.emit("alarm", step=progress.step, error=words)
         shown = [
             {"problem": g.problem.id, "answer": r.completion.text[:200], "reward": r.score.value}
             for g in groups

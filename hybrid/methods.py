@@ -4,6 +4,13 @@ from tfgrpo.methods import Kind
 
 KINDS = (
     Kind(
+        name="recipe",
+        title="Ways to train",
+        places=("hybrid.recipes:RECIPES",),
+        about="Choices that belong together, for `tfgrpo train --recipe NAME`; what is chosen explicitly wins. `l` is "
+        "the loss of a token, `D` its divergence from a teacher: the model itself, shown a right answer.",
+    ),
+    Kind(
         name="loss",
         title="From log-probs and advantages to a loss",
         places=("hybrid.losses:LOSSES",),

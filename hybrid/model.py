@@ -102,13 +102,18 @@ class Scorer(torch.nn.Module):
         self.model = model
         self.temperature = temperature
 
+    @property
+    def head(self) -> Head:
+        """As it is now: a cut weight is another tensor at every pass."""
+        return Head.of(self.model)
+
     def forward(self, row: Pack, heats: Sequence[float] = ()) -> tuple[Tensor, ...]:
         """Log-probs and entropies [B, T], in nats, 0 outside the trained tokens; with gradient where it is enabled.
 
         For every one of `heats` follow the log-probs [B, T] at that many times the temperature, without gradient.
         """
         hidden = self.hidden(row)
-        head = Head.of(self.model)  # a cut weight is another tensor at every pass
+        head = self.head
         logp, entropy = token_scores(hidden, row.target, head, temperature=self.temperature)
         with torch.no_grad():
             others = [token_scores(hidden, row.target, head, temperature=self.temperature * heat)[0] for heat in heats]

@@ -155,6 +155,14 @@ class Ranks:
                 dist.broadcast_object_list(said, src=0, group=self.control, device=torch.device("cpu"))
         return said[0]  # type: ignore[return-value]
 
+    def sum(self, numbers: Tensor) -> Tensor:
+        """The sum of every rank's numbers."""
+        if self.size > 1:
+            with self.phase("waiting for the others' sums"):
+                numbers = numbers.clone()
+                dist.all_reduce(numbers)
+        return numbers
+
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Every rank's gradients become the sum of all ranks'; one that nobody has stays None."""
         if self.size == 1:

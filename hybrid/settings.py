@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfgrpo.errors import InputError, TfgrpoError
+from tfgrpo.errors import InputError, TfgrpoError, unknown_name
 
 WORLD = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 PLACE = frozenset({"device", "threads", "max_rows", "checkpoint_s", "keep_free", "parallel", "hang_s"})
@@ -75,6 +76,26 @@ class Settings:
             raise InputError(f"the setting parallel must be 'ddp' or 'fsdp', got {self.parallel!r}")
         if self.lora is None and self.lora_alpha is not None:
             raise InputError("lora_alpha is the scale of adapters; give their rank too (lora=16)")
+
+    @staticmethod
+    def of(given: Settings | Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> Settings:
+        """A `Settings` as it is; single settings by name laid over `defaults`, which lie over those of this class.
+
+        Example:
+            >>> Settings.of({"clip": 0.5}, {"lr": 5e-6, "clip": 2.0}).clip
+            0.5
+
+        Raises:
+            InputError: an unknown setting (the near ones are listed), or a value that is none.
+        """
+        if isinstance(given, Settings):
+            return given
+        chosen = {**defaults, **(given or {})}
+        known = [f.name for f in dataclasses.fields(Settings)]
+        for name in chosen:
+            if name not in known:
+                raise unknown_name("setting", name, known)
+        return Settings(**chosen)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""

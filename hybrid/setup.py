@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hybrid.checkpoint import Checkpoints
+from hybrid.distill import Distill
 from hybrid.loop import Training
 from hybrid.losses import Loss, resolve_loss
 from hybrid.model import load_trainable, model_folder
@@ -49,6 +50,8 @@ class Job:
     task: Task
     model: str
     loss: Loss | str
+    distill: Distill | None = None
+    recipe: str = ""  # its name, "" for none
     plan: Plan
     out: Path
     seed: int
@@ -75,6 +78,8 @@ async def run(job: Job) -> TrainReport:
         methods = {"advantage": job.task.methods["advantage"], "loss": _name(job.loss, loss)}
         methods |= {name: job.task.methods[name] for name in ("grouping", "sampler")}
         config = _config(job, folder, methods)
+        methods |= {"recipe": job.recipe} if job.recipe else {}
+        methods |= {"distil": job.distill.words()} if job.distill else {}
         _same_run(record, config, job.out)
         equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
         equipment.checkpoints.check_room()
@@ -132,6 +137,7 @@ async def _training(
         checkpoints=equipment.checkpoints,
         methods=methods,
         seed=job.seed,
+        distill=job.distill,
     )
 
 
@@ -153,7 +159,7 @@ class Equipment:
         chosen = ranks.first(lambda: str(found.model.dtype).removeprefix("torch.") if found else "")
         loaded = found or load_trainable(folder, dataclasses.replace(settings, dtype=chosen))
         dtype = loaded.model.dtype
-        trainer = Trainer(loaded, loss, settings, temperature=temperature, ranks=ranks)
+        trainer = Trainer(loaded, loss, settings, temperature=temperature, ranks=ranks, distill=job.distill)
         ranks.jobs["update"] = trainer.update
         return Equipment(
             loaded=loaded,
@@ -194,6 +200,7 @@ def _config(job: Job, folder: Path, methods: dict[str, str]) -> dict[str, Any]:
         "prompts": job.plan.prompts,
         "seed": job.seed,
         "settings": job.settings.identity,
+        "distill": job.distill and job.distill.identity,
     }
 
 
@@ -215,10 +222,10 @@ def _same_run(record: RunRecord, config: dict[str, Any], out: Path) -> None:
         return
     now = json.loads(json.dumps(config))
     odd = [name for name in now if known.get(name) != now[name]]
-    if "settings" in odd:
-        before = known.get("settings", {})
-        odd += [f"setting {name}" for name in now["settings"] if before.get(name) != now["settings"][name]]
-        odd.remove("settings")
+    for part, word in (("settings", "setting"), ("distill", "option of distillation")):
+        if part in odd and now[part] and known.get(part):
+            odd += [f"{word} {name}" for name in now[part] if known[part].get(name) != now[part][name]]
+            odd.remove(part)
     if odd:
         raise RunStateError(
             f"{out} holds a run with another {', '.join(odd)}; give the same to go on with it, or another folder "

@@ -10,29 +10,31 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hybrid.answers import Batch, Seen, means, totals_of
 from hybrid.batch import Tokens, Totals
+from hybrid.distill import Distill
 from hybrid.influence import influences
 from hybrid.losses.compose import Composed, Loss, check_loss
+from hybrid.losses.distilled import Distilled
 from hybrid.model import Scorer
 from hybrid.packing import Pack, Sample, pack, padded
 from hybrid.parallel import Ranks, dealt
 from hybrid.settings import DriftError, Settings
 from hybrid.sharding import cut_again, gathered, shard
+from hybrid.teacher import Lessons, Teacher
 from hybrid.weights import Weights
-from tfgrpo.advantage import Table
 from tfgrpo.errors import InputError, RunStateError
 from tfgrpo.policy.local_engine import out_of_memory
 from tfgrpo.policy.local_loading import LoadedModel
-from tfgrpo.types import Group
 
 OFFERED = frozenset({"old", "sampler", "reference", "entropy", "tempered", "influence", "segment", "success", "weight"})
 """Columns of `Tokens` that the trainer fills."""
@@ -41,68 +43,7 @@ ASKED_FOR = frozenset({"reference", "tempered", "influence"})
 TOKEN_BUDGET = {"cpu": 512}
 GPU_TOKEN_BUDGET = 16_384
 ANY = Sample(prompt=(0,), tokens=(0,), train=(True,), logps=(0.0,), segment=(0,))
-NO_MEANS = frozenset({"loss", "policy", "parity_mean", "parity_max", "parity_k3", "grad_norm", "lr"})
-"""Metrics that are no means over all tokens of the batch; the others are told as means over those that were scored."""
 DRIFT = {torch.float32: 0.005, torch.bfloat16: 0.1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What one update learns from: answers as tokens, and a number for each."""
-
-    samples: tuple[Sample, ...]
-    advantage: NDArray[np.float64]  # [N]
-    weight: NDArray[np.float64]  # [N]
-    success: NDArray[np.bool_]  # [N]
-    in_loss: NDArray[np.bool_]  # [N]
-    group: NDArray[np.int64]  # [N] which of the batch's problems it answers
-
-    @staticmethod
-    def of(groups: Sequence[Group], table: Table) -> Batch:
-        """Groups, and their table after the advantage.
-
-        Raises:
-            InputError: an answer came without its tokens.
-        """
-        samples = tuple(Sample.of(r.completion) for group in groups for r in group.rollouts)
-        return Batch(
-            samples=samples,
-            advantage=table.advantage,
-            weight=table.weight,
-            success=table.success,
-            in_loss=table.in_loss & np.isfinite(table.advantage),
-            group=np.repeat(np.arange(len(groups)), [len(group.rollouts) for group in groups]),
-        )
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What the rows of one pass add up to."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    tokens: int = 0  # compared with the sampler
-    gap: float = 0.0  # sum of |trainer - sampler|
-    most: float = 0.0
-    k3: float = 0.0
-
-    def add(self, metrics: dict[str, float], gaps: Tensor | None) -> None:
-        for name, value in metrics.items():
-            self.metrics[name] = self.metrics.get(name, 0.0) + value
-        if gaps is not None:
-            apart = gaps.float().abs()
-            self.tokens += len(gaps)
-            self.gap += apart.sum().item()
-            self.most = max(self.most, apart.max().item())
-            self.k3 += (torch.expm1(gaps.float()) - gaps.float()).sum().item()
-
-    @staticmethod
-    def all_of(parts: Sequence[_Seen]) -> _Seen:
-        """What several ranks saw."""
-        total = _Seen(most=max(part.most for part in parts))
-        for part in parts:
-            total.add(part.metrics, None)
-            total.tokens, total.gap, total.k3 = total.tokens + part.tokens, total.gap + part.gap, total.k3 + part.k3
-        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +51,7 @@ class _Share:
     """This rank's part of the packed rows of one update."""
 
     rows: Sequence[Pack]
+    lessons: Lessons | None  # what a teacher says of the answers in them
     spare: Pack  # any row
     idle: int  # passes that only keep step with ranks that have more rows: cut weights are put together by all
     count: int  # rows of all ranks
@@ -137,7 +79,14 @@ class Trainer:
     """
 
     def __init__(
-        self, loaded: LoadedModel, loss: Loss, settings: Settings, *, temperature: float, ranks: Ranks | None = None
+        self,
+        loaded: LoadedModel,
+        loss: Loss,
+        settings: Settings,
+        *,
+        temperature: float,
+        ranks: Ranks | None = None,
+        distill: Distill | None = None,
     ) -> None:
         check_loss(loss, offered=OFFERED, updates=settings.updates)
         self.model, self.loss, self.settings = loaded.model, loss, settings
@@ -148,6 +97,12 @@ class Trainer:
         self.heat = next((credit.heat for credit in credits if credit.heat), None)
         if self.cut and "influence" in self.needs:
             raise InputError("the influence of tokens is not computed on cut weights; train with parallel='ddp'")
+        if self.heat is not None and distill is not None:
+            raise InputError(
+                "a loss that reads log-probs at another temperature (dcpo) and a teacher exclude each other"
+            )
+        if self.cut and distill is not None:
+            raise InputError("a teacher does not read with cut weights yet; train with parallel='ddp'")
         self.token_budget = settings.token_budget or TOKEN_BUDGET.get(loaded.device, GPU_TOKEN_BUDGET)
         self.drift = settings.drift if settings.drift is not None else DRIFT.get(self.model.dtype, 0.1)
         self.device = self.model.device
@@ -163,8 +118,38 @@ class Trainer:
         self.weights = Weights(
             loaded.model, lr=settings.lr, betas=settings.betas, decay=settings.decay, ranks=self.ranks
         )
+        self.teacher = None if distill is None else self._teacher(distill)
+        self.combined = Distilled(policy=loss, cap=1.0 if distill is None else distill.is_cap)
         self.updates = 0
         self.entropy = 0.0  # nats per token of the last update, mean of -logp
+
+    def _teacher(self, distill: Distill) -> Teacher:
+        return Teacher(
+            distill,
+            self.scores,
+            self.weights,
+            token_budget=self.token_budget,
+            shared=self.settings.shared_prompts,
+            again=self.settings.updates > 1,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that training goes on with, by name."""
+        return {**self.weights.state(), **(self.teacher.state() if self.teacher else {})}
+
+    def empty_state(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Room for a state with these names and shapes, to be filled and given to `restore`.
+
+        Raises:
+            RunStateError: they are those of another model or teacher.
+        """
+        return {**self.weights.empty_state(shapes), **(self.teacher.empty_state(shapes) if self.teacher else {})}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """The opposite of `state`, for the same model and teacher."""
+        self.weights.restore(state)
+        if self.teacher is not None:
+            self.teacher.restore(state)
 
     @property
     def skips(self) -> bool:
@@ -186,23 +171,24 @@ class Trainer:
             RunStateError: the gradient is not finite, or there is too little memory; nothing was changed.
         """
         begun = time.perf_counter()
-        used = batch.in_loss & (batch.advantage != 0) if self.skips else batch.in_loss
+        used = batch.in_loss & ((batch.advantage != 0) | batch.taught) if self.skips else batch.in_loss
         chosen = np.flatnonzero(used).tolist()
-        totals = _totals(batch, max_tokens, self.entropy)
-        counts = {"answers": float(len(chosen)), "skipped": float(len(batch.samples) - len(chosen))}
+        totals = totals_of(batch, max_tokens, self.entropy)
+        skipped = float(len(batch.samples) - len(chosen))
+        counts = {**batch.counts, "answers": float(len(chosen)), "skipped": skipped}
         if not chosen:
             return {**counts, "updates": 0.0, "update_s": time.perf_counter() - begun}
-        share = self._share(batch.samples, chosen)
         with self._room():
+            share = self._share(batch, chosen)
             metrics = self._steps(share, batch, totals)
-        trained = sum(batch.samples[n].trained for n in chosen)
         counts |= {"rows": float(share.count), "packed_tokens": float(share.packed)}
-        metrics = {n: v * totals.tokens / trained if n not in NO_MEANS else v for n, v in metrics.items()}
+        metrics = means(metrics, batch, chosen, totals)
         self.entropy = metrics.get("surprise", self.entropy)
         return {**counts, **metrics, "updates": float(self.updates), "update_s": time.perf_counter() - begun}
 
-    def _share(self, samples: Sequence[Sample], chosen: Sequence[int]) -> _Share:
+    def _share(self, batch: Batch, chosen: Sequence[int]) -> _Share:
         """The rows of the batch that this rank takes; with more ranks than rows they are made shorter."""
+        samples = batch.samples
         rows, ranks = self._packed(samples, chosen, self.token_budget), self.ranks
         if len(rows) < ranks.size:
             longest = max(len(samples[n].prompt) + len(samples[n].tokens) for n in chosen)
@@ -211,7 +197,11 @@ class Trainer:
         shares = dealt([row.tokens for row in rows], ranks.size)
         mine = [rows[n].to(self.device) for n in shares[ranks.rank]]
         idle = max(map(len, shares)) - len(mine) if self.cut else 0
-        return _Share(mine, rows[-1].to(self.device), idle, len(rows), sum(row.tokens for row in rows))
+        lessons = None
+        if self.teacher is not None and batch.taught.any():
+            read = [n for row in mine for n in row.samples]
+            lessons = self.teacher.lessons(batch.teachers, read, ranks.sum)
+        return _Share(mine, lessons, rows[-1].to(self.device), idle, len(rows), sum(row.tokens for row in rows))
 
     def _packed(self, samples: Sequence[Sample], chosen: Sequence[int], budget: int) -> list[Pack]:
         return pack(samples, budget=budget, shared=self.settings.shared_prompts, chosen=chosen)
@@ -222,17 +212,19 @@ class Trainer:
         self.model.train(self.settings.checkpointing)
         try:
             for number in range(self.settings.updates):
-                seen = _Seen()
+                seen = Seen()
                 for row, old in zip(share.rows, kept, strict=True):
-                    self._backward(row, batch, totals, old, seen)
+                    self._backward(row, batch, totals, old, seen, share.lessons)
                 for _ in range(share.idle):
                     (self.scores(share.spare)[0].sum() * 0.0).backward()
-                seen = _Seen.all_of(self.ranks.gather(seen))
+                seen = Seen.all_of(self.ranks.gather(seen))
                 if not number:
                     first = self._agreement(seen)
                 rate = self.settings.rate(self.updates)
                 norm = self.weights.step(clip=self.settings.clip, lr=rate)
                 self.updates += 1
+                if self.teacher is not None:
+                    self.teacher.follow()
         except BaseException:
             self.weights.clear()
             raise
@@ -241,19 +233,25 @@ class Trainer:
             self.model.eval()
         return {**seen.metrics, **first, "grad_norm": norm, "lr": rate}
 
-    def _backward(self, row: Pack, batch: Batch, totals: Totals, kept: _Kept, seen: _Seen) -> None:
+    def _backward(
+        self, row: Pack, batch: Batch, totals: Totals, kept: _Kept, seen: Seen, lessons: Lessons | None
+    ) -> None:
         """One row of one pass. The first pass is on-policy, so its own log-probs are the old ones of the others."""
         heats = () if self.heat is None or kept.logp is not None else (self.heat(totals.entropy),)
-        logp, entropy, *tempered = self.scores(row, heats)
+        compared = self.teacher.scored(row, lessons) if self.teacher and lessons else None
+        scored = self.scores(row, heats) if compared is None else (compared.logp, compared.entropy)
+        logp, entropy, *tempered = scored
         if kept.logp is None:
             kept.logp, kept.tempered = logp.detach(), tempered[0] if tempered else None
         tokens = self._tokens(row, batch, logp, entropy, kept)
-        share, metrics = self.loss(tokens, totals)
+        share, metrics = self.combined(tokens if compared is None else replace(tokens, **compared.columns), totals)
         share.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             count = max(totals.tokens, 1.0)
             metrics = {**metrics, "surprise": -logp.sum().item() / count, "loss": share.item()}
             metrics["entropy"] = entropy.sum().item() / count
+            if compared is not None:
+                metrics |= {f"taught/{name}": values.sum().item() / count for name, values in compared.seen.items()}
             gaps = None if tokens.sampler is None else (logp - tokens.sampler)[tokens.mask > 0]
         seen.add(metrics, gaps)
 
@@ -298,7 +296,7 @@ class Trainer:
         parts = [torch.cat([found[n] for n in row.samples]).to(self.device) for row in share.rows]
         return [row.spread(part) for row, part in zip(share.rows, parts, strict=True)]
 
-    def _agreement(self, seen: _Seen) -> dict[str, float]:
+    def _agreement(self, seen: Seen) -> dict[str, float]:
         """The parity gate: how far the log-probs of sampler and trainer are apart, before anything has changed.
 
         Raises:
@@ -328,20 +326,6 @@ class Trainer:
                 f"changed, the last checkpoint is whole. Lower the setting token_budget, set checkpointing=true, train "
                 f"adapters (lora=16), or cut the weights over several processes (parallel=fsdp)"
             ) from error
-
-
-def _totals(batch: Batch, max_tokens: int, entropy: float) -> Totals:
-    """Counts of all answers in the loss, those without a forward pass too: skipping changes no denominator."""
-    chosen = np.flatnonzero(batch.in_loss)
-    lengths = torch.tensor([batch.samples[n].trained for n in chosen])
-    width = int(lengths.max()) if len(chosen) else 1
-    return Totals.of(
-        mask=(torch.arange(width) < lengths[:, None]).float(),
-        advantage=torch.as_tensor(batch.advantage[chosen]),
-        success=torch.as_tensor(batch.success[chosen]),
-        max_tokens=max_tokens,
-        entropy=entropy,
-    )
 
 
 def _frozen(loaded: LoadedModel, temperature: float) -> Scorer:

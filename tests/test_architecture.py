@@ -56,7 +56,17 @@ HOMES = {
 }
 LOADED_LAZILY = {"tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"}
 TRAINING = {"torch", "transformers", "safetensors"}  # what hybrid is made of, but for the modules that only set it up
-LIGHT_HYBRID = {"hybrid", "hybrid.api", "hybrid.command", "hybrid.report", "hybrid.settings"}
+LIGHT_HYBRID = {
+    "hybrid",
+    "hybrid.alarms",
+    "hybrid.api",
+    "hybrid.command",
+    "hybrid.distill",
+    "hybrid.recipes",
+    "hybrid.report",
+    "hybrid.routing",
+    "hybrid.settings",
+}
 
 
 @cache

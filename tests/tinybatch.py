@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from hybrid.answers import Batch
 from hybrid.model import load_trainable
 from hybrid.packing import Sample
 from hybrid.settings import Settings
-from hybrid.trainer import Batch
 from tfgrpo.policy.local_loading import LoadedModel
 
 TEMPERATURE = 0.8

@@ -20,7 +20,8 @@ from tinybatch import EXACT, loaded_at
 from dataclasses import replace
 from hybrid.losses import resolve_loss
 from hybrid.packing import Sample
-from hybrid.trainer import Batch, Trainer
+from hybrid.answers import Batch
+from hybrid.trainer import Trainer
 from tfgrpo.errors import RunStateError
 
 loaded = loaded_at(Path(FOLDER))

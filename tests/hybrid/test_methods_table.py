@@ -37,14 +37,14 @@ assert "torch" not in sys.modules
 def test_rows_stand_beside_those_of_tfgrpo(kind: methods.Kind) -> None:
     assert kind in methods.kinds() and kind not in methods.KINDS
     rows = methods.methods(kind.name)
-    assert rows and all(row.file.startswith("hybrid/losses/") and row.about and row.example for row in rows)
+    assert rows and all(row.file.startswith("hybrid/") and row.about and row.example for row in rows)
     assert f"## {kind.title}" in methods.markdown()
 
 
 def test_one_method_on_the_command_line() -> None:
     said = call("methods", "loss/gspo").out
     assert "loss 'gspo'" in said and "arXiv 2507.18071" in said and "low=0.0003" in said
-    assert [row.kind for row in methods.find("grpo")] == ["advantage", "loss"]
+    assert [row.kind for row in methods.find("grpo")] == ["advantage", "recipe", "loss"]
 
 
 def test_without_torch_they_are_left_out_and_that_is_said(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import torch
 from tinybatch import EXACT, MAX_TOKENS, TEMPERATURE, batch_of, loaded_at, plain_logps, with_sampler
 from tinymodel import save_tiny
 
+from hybrid.answers import Batch
 from hybrid.batch import Tokens, Totals
 from hybrid.losses import Loss, resolve_loss, resolve_regulariser
 from hybrid.model import load_trainable, model_folder
 from hybrid.settings import DriftError, Settings
-from hybrid.trainer import Batch, Trainer
+from hybrid.trainer import Trainer
 from hybrid.weights import Weights
 from tfgrpo.errors import InputError, RunStateError
 from tfgrpo.policy.local_loading import LoadedModel
