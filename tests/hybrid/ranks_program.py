@@ -48,8 +48,10 @@ def train(folder: str, out: str, parallel: str, steps: str, more: str = "{}") ->
     """A whole run; the report."""
     import tinytraining
 
-    settings = dataclasses.replace(tinytraining.FAST, parallel=parallel, hang_s=60.0, **json.loads(more))
-    report = tinytraining.train(Path(folder), Path(out), steps=int(steps), settings=settings)
+    given = json.loads(more)
+    recipe = {"recipe": given.pop("recipe")} if "recipe" in given else {}
+    settings = dataclasses.replace(tinytraining.FAST, parallel=parallel, hang_s=60.0, **given)
+    report = tinytraining.train(Path(folder), Path(out), steps=int(steps), settings=settings, **recipe)
     return report.as_json()
 
 

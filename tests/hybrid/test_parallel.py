@@ -110,6 +110,18 @@ def test_adapters_on_cut_weights(folder: Path, tmp_path: Path) -> None:
 
 
 @slow
+def test_taught_answers_of_two_processes_weigh_like_those_of_one(folder: Path, tmp_path: Path) -> None:
+    more = json.dumps({"recipe": "srpo"})
+    two = TrainReport.from_json(found(launch(2, "train", folder, tmp_path / "a", "ddp", 3, more)))
+    one = TrainReport.from_json(found(launch(1, "train", folder, tmp_path / "b", "ddp", 3, more)))
+    assert sum(point["route/taught"] for point in one.curve) > 0
+    for mine, theirs in zip(two.curve, one.curve, strict=True):
+        for name in ("reward", "route/taught", "loss", "taught/divergence", "taught/kl"):
+            assert mine.get(name) == pytest.approx(theirs.get(name), rel=1e-2, abs=1e-5), name
+    assert_close(two, one)
+
+
+@slow
 def test_a_hung_rank_ends_the_job_with_the_name_of_its_phase() -> None:
     done = launch(2, "hang", "update")
     assert done.returncode != 0
