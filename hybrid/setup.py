@@ -62,11 +62,8 @@ async def run(job: Job) -> TrainReport:
     temperature = settings.temperature or task.sampling.temperature
     sampling = training_sampling(dataclasses.replace(task.sampling, temperature=temperature))
     folder = model_folder(job.model)
-    methods = {"advantage": task.methods["advantage"], "loss": _name(job.loss, loss)}
-    methods |= {name: task.methods[name] for name in ("grouping", "sampler")}
+    methods = _methods(task, _name(job.loss, loss))
     config = _config(job, folder, methods)
-    methods |= {"recipe": job.recipe} if job.recipe else {}
-    methods |= {"distil": job.distill.words()} if job.distill else {}
     async with AsyncExitStack() as stack:
         record = stack.enter_context(RunRecord.open(out))
         _same_run(record, config, out)
@@ -109,7 +106,7 @@ async def run(job: Job) -> TrainReport:
             record=record,
             events=events,
             checkpoints=checkpoints,
-            methods=methods,
+            methods={**methods, **_way(job)},
             seed=job.seed,
             distill=job.distill,
         )
@@ -127,6 +124,18 @@ async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord,
         return task
     made = await prepare(grouping, task.learn, asks, record=record, events=events)
     return dataclasses.replace(task, learn=made)
+
+
+def _methods(task: Task, loss: str) -> dict[str, str]:
+    """The choices with a name, each of which decides the result."""
+    named = task.methods
+    return {"advantage": named["advantage"], "loss": loss, "grouping": named["grouping"], "sampler": named["sampler"]}
+
+
+def _way(job: Job) -> dict[str, str]:
+    """What a report says of a recipe; what it decides is known by its parts."""
+    told = {"recipe": job.recipe, "distil": job.distill.words() if job.distill else ""}
+    return {name: words for name, words in told.items() if words}
 
 
 def _config(job: Job, folder: Path, methods: dict[str, str]) -> dict[str, Any]:
