@@ -11,6 +11,7 @@ from typing import Any
 from tfgrpo.report import Measured
 
 SHOWN = 8  # points of the curve
+EDGE = 5  # steps of a mean at its beginning and its end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,11 +77,28 @@ class TrainReport:
             f"  methods   {methods}",
             f"  steps     {self.steps}, {self.rollouts} answers, {self.tokens:,} tokens written",
             *([f"  reward    {_spark(self.curve)}"] if self.curve else []),
+            *([f"  taught    {words}"] if (words := taught_words(self.curve)) else []),
             f"  spent     {self.seconds:.0f} s ({parts}), at most {self.memory_gib:.1f} GiB",
             *([f"  stopped   {self.stopped}"] if self.stopped else []),
             *(f"  note      {notice}" for notice in self.notices),
             f"  weights   {self.checkpoint}",
         ]
+
+
+def taught_words(curve: Sequence[Mapping[str, float]]) -> str:
+    """How many answers a teacher taught, and how far from it the student was at first and at last; "" for none.
+
+    Example:
+        >>> taught_words([{"route/taught": 6.0, "answers": 8.0, "skipped": 4.0, "taught/kl": 0.25}])
+        '50% of answers; KL to the teacher 0.250 -> 0.250 nats per token'
+    """
+    apart = [point["taught/kl"] for point in curve if "taught/kl" in point]
+    if not apart:
+        return ""
+    written = sum(point["answers"] + point["skipped"] for point in curve)
+    share = sum(point.get("route/taught", 0.0) for point in curve) / written
+    first, last = (sum(part) / len(part) for part in (apart[:EDGE], apart[-EDGE:]))
+    return f"{share:.0%} of answers; KL to the teacher {first:.3f} -> {last:.3f} nats per token"
 
 
 def _spark(curve: Sequence[Mapping[str, float]]) -> str:

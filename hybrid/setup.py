@@ -75,11 +75,9 @@ async def run(job: Job) -> TrainReport:
             equipment.rollouts(worker)
             return TrainReport.from_json(await worker(ranks.follow))
         record = stack.enter_context(RunRecord.open(job.out))
-        methods = {"advantage": job.task.methods["advantage"], "loss": _name(job.loss, loss)}
-        methods |= {name: job.task.methods[name] for name in ("grouping", "sampler")}
+        methods = _methods(job.task, _name(job.loss, loss))
         config = _config(job, folder, methods)
-        methods |= {"recipe": job.recipe} if job.recipe else {}
-        methods |= {"distil": job.distill.words()} if job.distill else {}
+        methods |= _way(job)
         _same_run(record, config, job.out)
         equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
         equipment.checkpoints.check_room()
@@ -188,6 +186,18 @@ async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord,
         return task
     made = await prepare(grouping, task.learn, asks, record=record, events=events)
     return dataclasses.replace(task, learn=made)
+
+
+def _methods(task: Task, loss: str) -> dict[str, str]:
+    """The choices with a name, each of which decides the result."""
+    named = task.methods
+    return {"advantage": named["advantage"], "loss": loss, "grouping": named["grouping"], "sampler": named["sampler"]}
+
+
+def _way(job: Job) -> dict[str, str]:
+    """What a report says of a recipe; what it decides is known by its parts."""
+    told = {"recipe": job.recipe, "distil": job.distill.words() if job.distill else ""}
+    return {name: words for name, words in told.items() if words}
 
 
 def _config(job: Job, folder: Path, methods: dict[str, str]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from tinymodel import NUMBERS, WORDS, save_tiny, trainer_state
 import hybrid
 import hybrid.alarms
 import hybrid.recipes
+import hybrid.report
+import hybrid.settings
 from hybrid import Distill, Settings, TrainRecipe, TrainReport, resolve_recipe
 from hybrid.alarms import raised
 from hybrid.recipes import RECIPES
@@ -106,7 +108,8 @@ def results(report: TrainReport) -> list[dict[str, float]]:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(hybrid.recipes).failed == doctest.testmod(hybrid.alarms).failed == 0
+    for module in (hybrid.recipes, hybrid.alarms, hybrid.report, hybrid.settings):
+        assert doctest.testmod(module).failed == 0
 
 
 def test_the_rows() -> None:
@@ -169,13 +172,14 @@ def test_each_recipe_learns(folder: Path, tmp_path: Path, name: str) -> None:
     assert ("distil" in report.methods) == (name != "grpo")
     first = report.curve[0]
     if name == "grpo":
-        assert not any(n.startswith(("route/", "taught/")) for n in first)
+        assert not any(n.startswith(("route/", "taught/")) for n in first) and "taught" not in str(report)
         return
     assert first["route/taught"] + first["route/policy"] == (32 if name == "srpo" else first["answers"])
     assert first["route/by_sibling"] + first["route/by_feedback"] == first["route/taught"] > 0
     for metric in ("kl", "divergence", "teacher_entropy", "student_entropy", "weight", "loss"):
         assert first[f"taught/{metric}"] > 0
     assert ("policy" in first) == (name == "srpo")
+    assert "  taught    " in str(report) and "KL to the teacher" in str(report)
     if name == "sdpo":
         apart = [point["taught/kl"] for point in report.curve]
         assert sum(apart[-5:]) < 0.6 * sum(apart[:5])
