@@ -4,7 +4,8 @@ One model in memory writes and learns in turn. There is nothing to synchronise a
 the states of prompts that the decoder keeps; `renew` drops them after every update, and the parity gate of the trainer
 compares what the sampler saw with what the trainer computes, at every step.
 
-Other engines (a vLLM server, a decoder with CUDA graphs) implement `Rollouts`.
+Two decoders write answers: slots that grow (`tfgrpo.policy.local_engine`), and steps on fixed tensors, replayed as CUDA
+graphs (`hybrid.static_decoder`). Other engines, such as a vLLM server, implement `Rollouts`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
-from tfgrpo.errors import InputError, TransportError
+from hybrid.static_decoder import StaticDecoder
+from tfgrpo.errors import InputError, TransportError, unknown_name
 from tfgrpo.policy.base import Policy, Price, Sampling
 from tfgrpo.policy.local import check_sampling, completion_of, row_of, with_schema
 from tfgrpo.policy.local_engine import Engine, Row
@@ -28,6 +31,49 @@ QUIET_TURNS = 16
 """Turns of the event loop without a new request after which a wave begins."""
 MAX_ROWS = {"cpu": 64}
 PREFILL_TOKENS = {"cpu": 512}
+
+
+class Decoder(Protocol):
+    """Writes many answers at the same time with one model. One thread owns it."""
+
+    running: list[Row]
+    max_rows: int
+
+    @property
+    def room(self) -> int:
+        """How many more rows may be added."""
+        ...
+
+    def add(self, rows: Sequence[Row], /) -> None:
+        """Takes in at most `room` rows."""
+        ...
+
+    def step(self) -> None:
+        """At least one more token for rows that are being written; those that have ended leave `running`."""
+        ...
+
+    def forget(self) -> None:
+        """The weights have changed: whatever is kept of the old ones is dropped. Nothing may be running."""
+        ...
+
+
+DECODERS: dict[str, Callable[..., Decoder]] = {
+    "slots": Engine,
+    "static": StaticDecoder,
+    "compiled": partial(StaticDecoder, compiled=True),
+}
+"""By the setting `decoder`; each takes a model and its stop ids, max_rows and prefill_tokens."""
+DEFAULT_DECODER = {"cuda": "static"}
+
+
+def check_decoder(name: str | None) -> None:
+    """Refuses a decoder that does not exist.
+
+    Raises:
+        InputError: says which there are.
+    """
+    if name is not None and name not in DECODERS:
+        raise unknown_name("decoder", name, DECODERS)
 
 
 class Rollouts(Policy, Protocol):
@@ -71,28 +117,63 @@ class LiveRollouts:
     came, and nobody joins in between. So the same requests make the same batches, and with them the same rounding and
     the same answers, whatever else the machine does.
 
+    Args:
+        loaded: the model, which stays its owner's.
+        worker: the thread that it is used on.
+        name: what answers are marked with; "" for the model's own.
+        max_rows: answers written at the same time; None: 64 on a CPU, 256 on a GPU.
+        decoder: one of DECODERS; None: "static" on a GPU if it can decode this model, otherwise "slots".
+
+    Raises:
+        InputError: there is no such decoder, or it cannot decode this model.
+
     Example:
         >>> rollouts = LiveRollouts(loaded, Worker())                                       # doctest: +SKIP
         >>> answer = await rollouts.complete(messages, Sampling(extra={"segments": True}))  # doctest: +SKIP
     """
 
-    def __init__(self, loaded: LoadedModel, worker: Worker, *, name: str = "", max_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        worker: Worker,
+        *,
+        name: str = "",
+        max_rows: int | None = None,
+        decoder: str | None = None,
+    ) -> None:
         self._loaded, self._worker = loaded, worker
         self._name = name or f"local/{loaded.name}"
         self._step = 0
-        self._engine = Engine(
-            loaded.model,
-            loaded.stop_ids,
-            max_rows=max_rows or MAX_ROWS.get(loaded.device, 256),
-            prefill_tokens=PREFILL_TOKENS.get(loaded.device, 8192),
-        )
+        self.decoder = decoder or DEFAULT_DECODER.get(loaded.device, "slots")
+        try:
+            self._engine = self._made(max_rows)
+        except InputError:
+            if decoder is not None:
+                raise
+            self.decoder = "slots"  # which decodes every model that can be loaded
+            self._engine = self._made(max_rows)
         self._waiting: list[_Request] = []
         self._pump: asyncio.Task[None] | None = None
         self.busy_s = 0.0
 
+    def _made(self, max_rows: int | None) -> Decoder:
+        check_decoder(self.decoder)
+        device = self._loaded.device
+        return DECODERS[self.decoder](
+            self._loaded.model,
+            self._loaded.stop_ids,
+            max_rows=max_rows or MAX_ROWS.get(device, 256),
+            prefill_tokens=PREFILL_TOKENS.get(device, 8192),
+        )
+
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def setup(self) -> str:
+        """What writes the answers: "bfloat16 on cpu, 1 thread, decoder slots"."""
+        return f"{self._loaded.words}, decoder {self.decoder}"
 
     @property
     def price(self) -> Price:

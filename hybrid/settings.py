@@ -8,9 +8,9 @@ from typing import Any
 
 from tfgrpo.errors import InputError, TfgrpoError
 
-PLACE = frozenset({"device", "threads", "max_rows", "checkpoint_s", "keep_free"})
+PLACE = frozenset({"device", "threads", "max_rows", "decoder", "checkpoint_s", "keep_free"})
 """Settings that change where and how often something is done, not what comes out."""
-WORDS = frozenset({"betas", "dtype", "device"})
+WORDS = frozenset({"betas", "dtype", "device", "decoder"})
 SWITCHES = frozenset({"shared_prompts", "checkpointing"})
 FROM_ZERO = frozenset({"warmup", "decay", "checkpoint_s", "keep_free"})
 
@@ -43,6 +43,7 @@ class Settings:
     device: str | None = None  # None: a GPU if there is one
     threads: int | None = None  # of a CPU; None: by the same probe
     max_rows: int | None = None  # answers written at the same time
+    decoder: str | None = None  # "slots", "static" or "compiled"; None: "static" on a GPU, "slots" on a CPU
     checkpoint_s: float = 120.0  # seconds between checkpoints; the last step always has one
     keep_free: float = 2.0  # GiB of the disk that a checkpoint may not use
 

@@ -16,7 +16,7 @@ from hybrid.loop import Training
 from hybrid.losses import Loss, resolve_loss
 from hybrid.model import load_trainable, model_folder
 from hybrid.report import TrainReport
-from hybrid.rollouts import LiveRollouts, Worker, training_sampling
+from hybrid.rollouts import LiveRollouts, Worker, check_decoder, training_sampling
 from hybrid.settings import Plan, Settings
 from hybrid.trainer import Trainer
 from tfgrpo.agents.solver import solver_of
@@ -56,6 +56,7 @@ async def run(job: Job) -> TrainReport:
     task, settings, out = job.task, job.settings, job.out
     recipe = Recipe.of(task, job.plan.group)
     loss = resolve_loss(job.loss)
+    check_decoder(settings.decoder)
     temperature = settings.temperature or task.sampling.temperature
     sampling = training_sampling(dataclasses.replace(task.sampling, temperature=temperature))
     folder = model_folder(job.model)
@@ -71,7 +72,9 @@ async def run(job: Job) -> TrainReport:
         trainer = await worker(lambda: Trainer(loaded, loss, settings, temperature=temperature))
         checkpoints = Checkpoints(out, settings.keep_free)
         checkpoints.check_room(trainer)
-        rollouts = LiveRollouts(loaded, worker, name=f"local/{folder.name}", max_rows=settings.max_rows)
+        rollouts = LiveRollouts(
+            loaded, worker, name=f"local/{folder.name}", max_rows=settings.max_rows, decoder=settings.decoder
+        )
         stack.push_async_callback(rollouts.aclose)
         events = EventLog(record, *([job.on_event] if job.on_event else []))
         caller = partial(
@@ -85,7 +88,12 @@ async def run(job: Job) -> TrainReport:
         stack.enter_context(bound(task.models, partial(caller, solver=False), rollouts))
         stack.enter_context(metrics_to(events.emit))
         events.emit(
-            "started", task=task.name, model=job.model, folder=str(out), plan=job.plan.words(), setup=loaded.words
+            "started",
+            task=task.name,
+            model=job.model,
+            folder=str(out),
+            plan=job.plan.words(),
+            setup=rollouts.setup,
         )
         task = await _prepared(task, recipe, caller(rollouts, solver=False), record, events, job.plan.group)
         training = Training(
