@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from hybrid.decode_check import check_model
 from hybrid.model import model_folder
 from hybrid.rollouts import DECODERS
-from hybrid.static_decoder import check_model
 from tfgrpo.policy.local_attention import ATTENTION
 from tfgrpo.policy.local_engine import Row
 from tfgrpo.policy.local_loading import load_model
@@ -74,10 +74,10 @@ class Load:
         ]
 
     def bound_s(self, weights: int, token: int, bandwidth: float, *, shared: bool) -> float:
-        """Seconds that reading alone takes."""
+        """Seconds that reading alone takes, from the second token on."""
         prompts = -(-self.rows // self.group) if shared else self.rows
         tokens = prompts * self.prompt + self.rows * self.new / 2
-        return self.new * (weights + tokens * token) / bandwidth
+        return (self.new - 1) * (weights + tokens * token) / bandwidth
 
 
 def random_model(shape: str, device: str, dtype: str) -> Any:

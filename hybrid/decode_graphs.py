@@ -50,7 +50,7 @@ class Replay(Generic[F]):
         self._kept = kept
         self._slots: OrderedDict[Hashable, _Slot[F]] = OrderedDict()  # oldest use first
         self._weights: tuple[int, ...] = ()
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._pool: Any = None  # one for all graphs: they never run at the same time, and keep nothing in it in between
 
     def frame(self, key: Hashable, make: Callable[[], F]) -> F:

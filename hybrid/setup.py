@@ -72,9 +72,7 @@ async def run(job: Job) -> TrainReport:
         trainer = await worker(lambda: Trainer(loaded, loss, settings, temperature=temperature))
         checkpoints = Checkpoints(out, settings.keep_free)
         checkpoints.check_room(trainer)
-        rollouts = LiveRollouts(
-            loaded, worker, name=f"local/{folder.name}", max_rows=settings.max_rows, decoder=settings.decoder
-        )
+        rollouts = LiveRollouts(loaded, worker, name=f"local/{folder.name}", **_decoding(settings))
         stack.push_async_callback(rollouts.aclose)
         events = EventLog(record, *([job.on_event] if job.on_event else []))
         caller = partial(
@@ -87,14 +85,7 @@ async def run(job: Job) -> TrainReport:
         )
         stack.enter_context(bound(task.models, partial(caller, solver=False), rollouts))
         stack.enter_context(metrics_to(events.emit))
-        events.emit(
-            "started",
-            task=task.name,
-            model=job.model,
-            folder=str(out),
-            plan=job.plan.words(),
-            setup=rollouts.setup,
-        )
+        events.emit("started", **_begun(job), setup=rollouts.setup)
         task = await _prepared(task, recipe, caller(rollouts, solver=False), record, events, job.plan.group)
         training = Training(
             task=task,
@@ -129,6 +120,14 @@ async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord,
         return task
     made = await prepare(grouping, task.learn, asks, record=record, events=events)
     return dataclasses.replace(task, learn=made)
+
+
+def _decoding(settings: Settings) -> dict[str, Any]:
+    return {"max_rows": settings.max_rows, "decoder": settings.decoder}
+
+
+def _begun(job: Job) -> dict[str, str]:
+    return {"task": job.task.name, "model": job.model, "folder": str(job.out), "plan": job.plan.words()}
 
 
 def _config(job: Job, folder: Path, methods: dict[str, str]) -> dict[str, Any]:

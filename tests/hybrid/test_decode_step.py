@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tinymodel import tiny_model
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybrid.cascade import Cascade, Geometry, Store
 from hybrid.decode_graphs import Replay
@@ -60,6 +62,40 @@ def test_two_parts_attend_as_one_row_of_all_tokens() -> None:
     for row in range(5):  # and the new token was written where the next one will see it
         assert torch.equal(answers.buffers[0][0][row, :, at[row]], key[row, :, 0])
         assert torch.equal(answers.buffers[0][1][row, :, at[row]], value[row, :, 0])
+
+
+class Copies(TorchDispatchMode):
+    """Remembers how large the copies are that operations make of what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("clone", "copy_", "_to_copy", "expand_copy"):
+            self.sizes.append(args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("widths", [(64, 64), (48, 32)])  # whole buffers, and parts of them
+def test_keys_and_values_are_read_in_place(widths: tuple[int, int]) -> None:
+    """Reading them is what a step spends its time on: a copy would double or triple that."""
+    prompts, answers = Store(geometry(heads=2, size=32)), Store(geometry(heads=2, size=32))
+    prompts.allocate(4, 64, keep=0)
+    answers.allocate(16, 64, keep=0)
+    lengths, at = torch.full((8,), 5), torch.full((8,), 3)
+    cascade = Cascade(
+        prompts=prompts.views(2, widths[0]),
+        answers=answers.views(8, widths[1]),
+        members=torch.arange(8).view(2, 4),
+        place=torch.arange(8),
+        at=at,
+        visible=Cascade.seen(lengths, at, *widths),
+    )
+    query, new = torch.randn(8, 4, 1, 32), torch.randn(8, 2, 1, 32)
+    with Copies() as copies:
+        cascade(0, query, new, new, 0.3)
+    assert copies.sizes and max(copies.sizes) < min(2 * 2 * widths[0] * 32, 8 * 2 * widths[1] * 32)
 
 
 def test_a_store_keeps_its_content_when_it_grows_and_moves() -> None:

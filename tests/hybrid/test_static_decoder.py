@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tinymodel import tiny_model
 
-from hybrid.static_decoder import StaticDecoder, check_model
+from hybrid.decode_check import check_model
+from hybrid.static_decoder import StaticDecoder
 from tfgrpo.errors import InputError
 from tfgrpo.policy.local_attention import ATTENTION
 from tfgrpo.policy.local_engine import Engine, Row
