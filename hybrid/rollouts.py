@@ -4,7 +4,8 @@ One model in memory writes and learns in turn. There is nothing to synchronise a
 the states of prompts that the decoder keeps; `renew` drops them after every update, and the parity gate of the trainer
 compares what the sampler saw with what the trainer computes, at every step.
 
-Other engines (a vLLM server, a decoder with CUDA graphs) implement `Rollouts`.
+Two decoders write answers: slots that grow (`tfgrpo.policy.local_engine`), and steps on fixed tensors, replayed as CUDA
+graphs (`hybrid.static_decoder`). Other engines, such as a vLLM server, implement `Rollouts`.
 """
 
 from __future__ import annotations
@@ -13,25 +14,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
-from hybrid.parallel import Ranks, dealt
+from hybrid.writing import Ask, Writer
 from tfgrpo.errors import InputError, TransportError
 from tfgrpo.policy.base import Policy, Price, Sampling
 from tfgrpo.policy.local import check_sampling, completion_of, row_of, with_schema
-from tfgrpo.policy.local_engine import Engine, out_of_memory
-from tfgrpo.policy.local_loading import LoadedModel
 from tfgrpo.types import Completion, Message
 
 T = TypeVar("T")
-Whole: TypeAlias = Callable[[], AbstractContextManager[None]]
-"""Within it the model can be asked for answers."""
 QUIET_TURNS = 16
 """Turns of the event loop without a new request after which a wave begins."""
-MAX_ROWS = {"cpu": 64}
-PREFILL_TOKENS = {"cpu": 512}
 
 
 class Rollouts(Policy, Protocol):
@@ -60,95 +54,6 @@ class Worker:
         await asyncio.to_thread(self._thread.shutdown, wait=True)
 
 
-Written: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]
-"""The tokens of an answer and their log-probs."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
-    """One request as plain data, for any rank."""
-
-    prompt: tuple[int, ...]
-    sampling: Sampling
-
-
-class Decoder:
-    """Writes waves of answers with the model of this process, on every rank its share.
-
-    Equal prompts stay on one rank, where they are read once.
-    """
-
-    def __init__(self, loaded: LoadedModel, ranks: Ranks, whole: Whole, *, max_rows: int | None = None) -> None:
-        self.loaded, self.ranks, self._whole = loaded, ranks, whole
-        self._engine = Engine(
-            loaded.model,
-            loaded.stop_ids,
-            max_rows=max_rows or MAX_ROWS.get(loaded.device, 256),
-            prefill_tokens=PREFILL_TOKENS.get(loaded.device, 8192),
-        )
-
-    def write(self, wave: Sequence[Ask], gone: Sequence[Callable[[], bool]] = ()) -> list[Written]:
-        """The answers to a wave, in its order.
-
-        Args:
-            wave: the same on every rank.
-            gone: for each request whether nobody waits for it any more; only where one process writes alone.
-
-        Raises:
-            TransportError: the model failed on some rank.
-        """
-        mine = shares([ask.prompt for ask in wave], self.ranks.size)[self.ranks.rank]
-        made: dict[int, Written] | str
-        try:
-            with self._whole():
-                made = self._write({n: wave[n] for n in mine}, gone)
-        except (RuntimeError, MemoryError) as error:  # torch's own errors are RuntimeErrors
-            self._engine.running.clear()
-            self._engine.forget()
-            advice = f"; lower the setting max_rows ({self._engine.max_rows})" if out_of_memory(error) else ""
-            made = f"{error}{advice}"
-        parts = self.ranks.gather(made)
-        for rank, part in enumerate(parts):
-            if isinstance(part, str):
-                where = f" on rank {rank}" if len(parts) > 1 else ""
-                raise TransportError(f"{self.loaded.name} failed{where}: {part}")
-        found = {n: written for part in parts if not isinstance(part, str) for n, written in part.items()}
-        return [found[n] for n in range(len(wave))]
-
-    def forget(self) -> None:
-        """The weights have changed: states of prompts are void."""
-        self._engine.forget()
-
-    def _write(self, asks: dict[int, Ask], gone: Sequence[Callable[[], bool]]) -> dict[int, Written]:
-        rows = {
-            n: row_of(self.loaded, ask.prompt, ask.sampling, gone=gone[n] if gone else bool) for n, ask in asks.items()
-        }
-        left = list(rows.values())
-        engine = self._engine
-        while left or engine.running:
-            room = engine.room
-            if left and room >= min(len(left), max(1, engine.max_rows // 4)):  # equal prompts arrive together
-                engine.add(left[:room])
-                del left[:room]
-            if engine.running:
-                engine.step()
-        return {n: (tuple(row.tokens), tuple(row.logps)) for n, row in rows.items()}
-
-
-def shares(prompts: Sequence[tuple[int, ...]], ranks: int) -> list[list[int]]:
-    """Which requests each rank answers: equal prompts together, the largest group first to the rank with the least.
-
-    Example:
-        >>> shares([(1, 2), (1, 2), (1, 2), (3,), (4,)], 2)
-        [[0, 1, 2], [3, 4]]
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(number)
-    pieces = list(groups.values())
-    return [sorted(n for piece in share for n in pieces[piece]) for share in dealt([len(p) for p in pieces], ranks)]
-
-
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Request:
     messages: tuple[Message, ...]
@@ -164,14 +69,13 @@ class LiveRollouts:
     the same answers, whatever else the machine does.
 
     Example:
-        >>> rollouts = LiveRollouts(Decoder(loaded, Ranks(), nullcontext), Worker())        # doctest: +SKIP
+        >>> rollouts = LiveRollouts(Writer(loaded, Ranks(), nullcontext), Worker())         # doctest: +SKIP
         >>> answer = await rollouts.complete(messages, Sampling(extra={"segments": True}))  # doctest: +SKIP
     """
 
-    def __init__(self, decoder: Decoder, worker: Worker, *, name: str = "") -> None:
-        self._decoder, self._worker, self._loaded = decoder, worker, decoder.loaded
-        self._ranks = decoder.ranks
-        self._ranks.jobs |= {"write answers": decoder.write, "forget prompts": decoder.forget}
+    def __init__(self, writer: Writer, worker: Worker, *, name: str = "") -> None:
+        self._worker, self._loaded, self._ranks = worker, writer.loaded, writer.ranks
+        self._ranks.jobs |= {"write answers": writer.write, "forget prompts": writer.forget}
         self._name = name or f"local/{self._loaded.name}"
         self._step = 0
         self._waiting: list[_Request] = []

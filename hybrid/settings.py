@@ -11,9 +11,9 @@ from typing import Any
 from tfgrpo.errors import InputError, TfgrpoError, unknown_name
 
 WORLD = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-PLACE = frozenset({"device", "threads", "max_rows", "checkpoint_s", "keep_free", "parallel", "hang_s"})
+PLACE = frozenset({"device", "threads", "max_rows", "decoder", "checkpoint_s", "keep_free", "parallel", "hang_s"})
 """Settings that change where and how often something is done, not what comes out."""
-WORDS = frozenset({"betas", "dtype", "device", "parallel"})
+WORDS = frozenset({"betas", "dtype", "device", "decoder", "parallel"})
 SWITCHES = frozenset({"shared_prompts", "checkpointing"})
 WHOLE = frozenset({"updates", "token_budget", "threads", "max_rows", "lora", "warmup"})
 FROM_ZERO = frozenset({"warmup", "decay", "checkpoint_s", "keep_free"})
@@ -58,6 +58,7 @@ class Settings:
     device: str | None = None  # None: a GPU if there is one
     threads: int | None = None  # of a CPU; None: by the same probe
     max_rows: int | None = None  # answers written at the same time
+    decoder: str | None = None  # "slots", "static" or "compiled"; None: "static" on a GPU, "slots" on a CPU
     checkpoint_s: float = 120.0  # seconds between checkpoints; the last step always has one
     keep_free: float = 2.0  # GiB of the disk that a checkpoint may not use
     parallel: str = "ddp"  # of several processes: "ddp" keeps all weights on each, "fsdp" a part

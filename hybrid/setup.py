@@ -20,9 +20,10 @@ from hybrid.losses import Loss, resolve_loss
 from hybrid.model import load_trainable, model_folder
 from hybrid.parallel import Ranks
 from hybrid.report import TrainReport
-from hybrid.rollouts import Decoder, LiveRollouts, Worker, training_sampling
+from hybrid.rollouts import LiveRollouts, Worker, training_sampling
 from hybrid.settings import Plan, Settings
 from hybrid.trainer import Trainer
+from hybrid.writing import Writer, check_decoder
 from tfgrpo.agents.solver import solver_of
 from tfgrpo.budget import Budget, Ledger
 from tfgrpo.caller import Caller
@@ -62,6 +63,7 @@ class Job:
 async def run(job: Job) -> TrainReport:
     """All of it. Whatever can be refused is refused before the first answer is sampled."""
     recipe, loss = Recipe.of(job.task, job.plan.group), resolve_loss(job.loss)
+    check_decoder(job.settings.decoder)
     folder = model_folder(job.model)
     temperature = job.settings.temperature or job.task.sampling.temperature
     sampling = training_sampling(dataclasses.replace(job.task.sampling, temperature=temperature))
@@ -145,7 +147,7 @@ class Equipment:
 
     loaded: LoadedModel
     trainer: Trainer
-    decoder: Decoder
+    writer: Writer
     checkpoints: Checkpoints
     words: str  # "bfloat16 on cpu, 1 thread, 2 processes (ddp)"
 
@@ -159,19 +161,22 @@ class Equipment:
         dtype = loaded.model.dtype
         trainer = Trainer(loaded, loss, settings, temperature=temperature, ranks=ranks, distill=job.distill)
         ranks.jobs["update"] = trainer.update
+        decoder = settings.decoder or ("slots" if trainer.cut else None)  # graphs need weights that stay in their place
+        writer = Writer(loaded, ranks, trainer.whole, max_rows=settings.max_rows, decoder=decoder)
+        together = f", {ranks.size} processes ({settings.parallel})" if ranks.size > 1 else ""
         return Equipment(
             loaded=loaded,
             trainer=trainer,
-            decoder=Decoder(loaded, ranks, trainer.whole, max_rows=settings.max_rows),
+            writer=writer,
             checkpoints=Checkpoints(
                 folder=job.out, keep_free=settings.keep_free, loaded=loaded, trainer=trainer, dtype=dtype
             ),
-            words=loaded.words + (f", {ranks.size} processes ({settings.parallel})" if ranks.size > 1 else ""),
+            words=f"{loaded.words}, decoder {writer.decoder}{together}",
         )
 
     def rollouts(self, worker: Worker) -> LiveRollouts:
         """Who answers, on rank 0; on the others it makes them ready to take part."""
-        return LiveRollouts(self.decoder, worker, name=f"local/{self.loaded.name}")
+        return LiveRollouts(self.writer, worker, name=f"local/{self.loaded.name}")
 
 
 def _device(ranks: Ranks) -> str | None:

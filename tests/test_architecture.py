@@ -37,11 +37,12 @@ HOMES = {
     "openai": {"tfgrpo.policy.openai_compatible", "tfgrpo.policy.litellm"},
     "torch": {
         "experience_store.embed",
+        "tfgrpo.policy.local_attention",
         "tfgrpo.policy.local_engine",
         "tfgrpo.policy.local_loading",
         "tfgrpo.policy.packaged_models",
     },
-    "transformers": {"experience_store.embed", "tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"},
+    "transformers": {"experience_store.embed", "tfgrpo.policy.local_attention", "tfgrpo.policy.local_loading"},
     "sentence_transformers": {"experience_store.embed"},
     "gguf": {"tfgrpo.policy.packaged_models"},
     "safetensors": {"tfgrpo.policy.packaged_models"},
@@ -54,7 +55,7 @@ HOMES = {
     "datasets": {"tasks._hub"},
     "huggingface_hub": {"tasks._hub"},
 }
-LOADED_LAZILY = {"tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"}
+LOADED_LAZILY = {"tfgrpo.policy.local_attention", "tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"}
 TRAINING = {"torch", "transformers", "safetensors"}  # what hybrid is made of, but for the modules that only set it up
 LIGHT_HYBRID = {
     "hybrid",

@@ -19,7 +19,7 @@ import transformers
 from jinja2 import TemplateError
 
 from tfgrpo.errors import InputError, RequestError
-from tfgrpo.policy.local_engine import ATTENTION
+from tfgrpo.policy.local_attention import ATTENTION
 from tfgrpo.types import Message, message_text
 
 PROBE_ROWS = 32
