@@ -85,7 +85,18 @@ async def run(job: Job) -> TrainReport:
         stack.enter_context(bound(task.models, partial(caller, solver=False), rollouts))
         stack.enter_context(metrics_to(events.emit))
         events.emit(
-            "started", task=task.name, model=job.model, folder=str(out), plan=job.plan.words(), setup=loaded.words
+            "started",
+            kind="train",
+            task=task.name,
+            model=job.model,
+            folder=str(out),
+            plan=job.plan.words(),
+            setup=loaded.words,
+            methods=methods,
+            steps=job.plan.steps,
+            prompts=job.plan.prompts,
+            seconds=job.plan.seconds,
+            settings=dataclasses.asdict(settings),
         )
         task = await _prepared(task, recipe, caller(rollouts, solver=False), record, events, job.plan.group)
         training = Training(
@@ -108,7 +119,7 @@ async def run(job: Job) -> TrainReport:
             seed=job.seed,
         )
         report = await interruptible(training.go(), out)
-        report = dataclasses.replace(report, config=config, notices=notices(task.models))
+        report = dataclasses.replace(report, config=config, notices=[*report.notices, *notices(task.models)])
         record.put_state("training", report.as_json())
         events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
         return report

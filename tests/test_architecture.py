@@ -53,6 +53,8 @@ HOMES = {
     "vllm": set(),
     "datasets": {"tasks._hub"},
     "huggingface_hub": {"tasks._hub"},
+    "tensorboard": set(),
+    "wandb": {"hybrid.trackers"},
 }
 LOADED_LAZILY = {"tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"}
 TRAINING = {"torch", "transformers", "safetensors"}  # what hybrid is made of, but for the modules that only set it up
