@@ -53,16 +53,16 @@ def drawn(*events: Event, width: int = 160) -> str:
 def test_one_line_holds_what_a_step_came_to() -> None:
     said = step_words(step(3).data)
     for words in ("step 3/25", "reward 0.300", "form 0.750", "mixed 50%", "flat 25%", "length 12", "cut 12%",
-                  "loss +0.25", "entropy 1.50", "kl_k3 1.3e-02", "parity 2.0e-04", "clipped below 1.0%", "above 2.0%", "capped 0.5%",
-                  "250 tokens/s", "2.5 GiB", "4+6 s"):  # fmt: skip
+                  "loss +0.25", "entropy 1.50", "kl_k3 1.3e-02", "parity 2.0e-04", "clipped below 1.0%", "above 2.0%",
+                  "capped 0.5%", "250 tokens/s", "2.5 GiB", "4+6 s"):  # fmt: skip
         assert words in said, said
 
 
 def test_the_table_shows_every_quantity_that_the_step_has() -> None:
     screen = drawn(STARTED, *(step(n) for n in range(1, 6)))
     for words in ("step 5/25", "3:20 left", "part form", "KL to the start (k3)", "1.25e-02 nats",
-                  "KL to the sampler (k3)", "zero variance", "clipped below", "weights capped", "250 tokens/s", "2.50 GiB", "▁▃▅▆█", "from 0.100",
-                  "writing answers"):  # fmt: skip
+                  "KL to the sampler (k3)", "zero variance", "clipped below", "weights capped", "250 tokens/s",
+                  "2.50 GiB", "▁▃▅▆█", "from 0.100", "writing answers"):  # fmt: skip
         assert words in screen, screen
     assert "kl" not in drawn(STARTED, Event(name="update_done", data={"step": 1.0, "sample_s": 1.0, "update_s": 0.0}))
 

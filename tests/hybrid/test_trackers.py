@@ -179,7 +179,7 @@ def test_told_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (again.step, again.marks, again.run) == (7, {"test/0"}, told.run)
 
 
-# -- W&B, in an environment that has it -----------------------------------------------------------------------------------
+# -- W&B, in an environment that has it --------------------------------------------------------------------------------
 
 
 def wandb_rows(out: Path) -> list[dict[str, Any]]:
