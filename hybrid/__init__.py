@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hybrid.losses import resolve_loss
     from hybrid.report import TrainReport
     from hybrid.settings import DriftError, Settings
+    from hybrid.trackers import tracking
 
 _HOMES = {
     "DriftError": "hybrid.settings",
@@ -22,10 +23,11 @@ _HOMES = {
     "TrainReport": "hybrid.report",
     "atrain": "hybrid.api",
     "resolve_loss": "hybrid.losses",
+    "tracking": "hybrid.trackers",
     "train": "hybrid.api",
 }
 
-__all__ = ["DriftError", "Settings", "TrainReport", "atrain", "resolve_loss", "train"]
+__all__ = ["DriftError", "Settings", "TrainReport", "atrain", "resolve_loss", "tracking", "train"]
 
 
 def __getattr__(name: str) -> Any:

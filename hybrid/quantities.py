@@ -49,7 +49,7 @@ def _share(title: str, topic: Topic, about: str, *, brief: bool = False) -> Quan
 QUANTITIES: dict[str, Quantity] = {
     "reward": Quantity(title="reward", topic="reward", about="mean over the answers, before the update", brief=True),
     "success": _share("success", "reward", "answers that count as right", brief=True),
-    "mixed": _share("mixed groups", "reward", "groups with right and wrong answers"),
+    "mixed": _share("mixed groups", "reward", "groups with right and wrong answers", brief=True),
     "zero_variance": _share(
         "zero variance", "reward", "groups whose answers all have the same reward: nothing to learn from", brief=True
     ),
@@ -76,19 +76,19 @@ QUANTITIES: dict[str, Quantity] = {
         title="surprise", topic="policy", about="mean -log p of the tokens that were written", form=".2f", unit=" nats"
     ),
     "kl_k1": Quantity(
-        title="KL to the start (k1)", topic="policy", about="per token, to the model before training", form=".2e",
+        title="KL to start (k1)", topic="policy", about="per token, to the model before training", form=".2e",
         unit=" nats", brief=True,
     ),
     "kl_k2": Quantity(
-        title="KL to the start (k2)", topic="policy", about="per token, to the model before training", form=".2e",
+        title="KL to start (k2)", topic="policy", about="per token, to the model before training", form=".2e",
         unit=" nats", brief=True,
     ),
     "kl_k3": Quantity(
-        title="KL to the start (k3)", topic="policy", about="per token, to the model before training", form=".2e",
+        title="KL to start (k3)", topic="policy", about="per token, to the model before training", form=".2e",
         unit=" nats", brief=True,
     ),
     "parity_k3": Quantity(
-        title="KL to the sampler (k3)", topic="policy", about="of the same weights: 0 but for rounding", form=".1e",
+        title="KL to sampler (k3)", topic="policy", about="of the same weights: 0 but for rounding", form=".1e",
         unit=" nats", brief=True,
     ),
     "parity_mean": Quantity(

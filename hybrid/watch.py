@@ -203,9 +203,10 @@ def entropy_collapse(curve: Curve, *, window: int = WINDOW, sure: float = SURE, 
 
 
 def kl_blowup(curve: Curve, *, window: int = WINDOW, limit: float = 0.5) -> Alarm | None:
-    """The model has gone far from the one it began as: the median of a window's KL is above `limit` nats per token.
+    """The model has gone far from the one it began as: the KL of the last steps has a median of `limit` nats or more.
 
-    Only where the loss measures it, which a KL regulariser does. The median, because one odd token can raise one step.
+    Per token, over a window or the half of one that there is. Only where the loss measures it, which a KL regulariser
+    does. The median, because one odd token can raise one step.
     """
     for name in sorted(n for n in curve if n.startswith(KL)):
         recent = curve[name][-window:]
@@ -272,7 +273,7 @@ class Watched:
 
 ALARMS: dict[str, Watched] = {
     "one_part": Watched(rule=one_part, harmless="parts that were meant to be traded, such as brevity for detail"),
-    "variance_collapse": Watched(rule=variance_collapse, harmless="the task is solved, and the test says so too"),
+    "variance_collapse": Watched(rule=variance_collapse, harmless="a task that is solved, as the test says too"),
     "length_drift": Watched(
         rule=length_drift, harmless="answers that must be long, such as reasoning that is right more often"
     ),
