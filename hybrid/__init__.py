@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hybrid.recipes import TrainRecipe, resolve_recipe
     from hybrid.report import TrainReport
     from hybrid.settings import DriftError, Settings
+    from hybrid.trackers import tracking
 
 _HOMES = {
     "Distill": "hybrid.distill",
@@ -27,6 +28,7 @@ _HOMES = {
     "atrain": "hybrid.api",
     "resolve_loss": "hybrid.losses",
     "resolve_recipe": "hybrid.recipes",
+    "tracking": "hybrid.trackers",
     "train": "hybrid.api",
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "atrain",
     "resolve_loss",
     "resolve_recipe",
+    "tracking",
     "train",
 ]
 

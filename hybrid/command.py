@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
-import time
-from collections import Counter
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import fields
 from typing import Any
 
 from hybrid.api import DEFAULT_STEPS, atrain
+from hybrid.progress import progress
 from hybrid.recipes import DEFAULT_LOSS, OF_TASK, RECIPES, TrainRecipe, resolve_recipe
 from hybrid.settings import Settings, leading
+from hybrid.trackers import TRACKERS, tracking
 from tfgrpo.budget import Budget
 from tfgrpo.cli import options
 from tfgrpo.cli.output import add_output, hint, show
 from tfgrpo.cli.parsing import number
 from tfgrpo.errors import InputError
-from tfgrpo.events import Event
-
-EVERY_S = 5.0
-REPEATS = 3
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--out", metavar="DIR", default="./trained", help="record and checkpoints (%(default)s)")
     run.add_argument("--samples", metavar="K", type=number(1), help="of each test problem (the task's, else 1)")
     run.add_argument("--seed", metavar="N", type=number(0), default=0)
+    run.add_argument(
+        "--track", metavar="NAME", action="append", default=[], help=f"{', '.join(TRACKERS)}; may be given twice"
+    )
     add_output(parser, progress=True)
 
 
@@ -62,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
 async def _train(args: argparse.Namespace) -> int:
     settings, recipe = _settings(args), _recipe(args)
     async with AsyncExitStack() as stack:
+        shown = stack.enter_context(progress(silent=args.json or args.quiet or not leading()))
+        told = stack.enter_context(tracking(args.track if leading() else (), out=args.out, beside=[shown]))
         task = options.with_methods(options.task_of(stack, args), args)
         report = await atrain(
             task,
@@ -75,12 +74,16 @@ async def _train(args: argparse.Namespace) -> int:
             out=args.out,
             seed=args.seed,
             settings=settings,
-            on_event=None if args.json or args.quiet else Lines(),
+            on_event=told,
         )
     if not leading():  # rank 0 tells it
         return 0
     show(args, report.as_json(), str(report))
-    hint(args, f"Ask it, or learn experiences on top: --model local/{report.checkpoint}")
+    hint(
+        args,
+        f"Ask it, or learn experiences on top: --model local/{report.checkpoint}",
+        f"Curves, alarms and answers: tfgrpo report {args.out}",
+    )
     return 0
 
 
@@ -110,57 +113,3 @@ def _loss(args: argparse.Namespace, recipe: TrainRecipe | None) -> Any:
     from hybrid.losses import resolve_loss  # noqa: PLC0415 - torch
 
     return resolve_loss(args.loss or (recipe and recipe.loss) or DEFAULT_LOSS, **chosen)
-
-
-class Lines:
-    """A run's events as lines on stderr: one per step, troubles a few times, tests every few seconds."""
-
-    def __init__(self) -> None:
-        self._told, self._troubles = time.monotonic(), Counter[str]()
-
-    def __call__(self, event: Event) -> None:
-        if (line := self._line(event.name, event.data)) is not None:
-            print(line, file=sys.stderr, flush=True)
-
-    def _line(self, name: str, data: Mapping[str, Any]) -> str | None:
-        if name == "started":
-            return f"{data['task']}: {data['model']} ({data['setup']}), {data['plan']}\nrun folder {data['folder']}"
-        if name == "resumed":
-            return f"going on after step {data['step']}, from {data['checkpoint']}"
-        if name == "measured":
-            return f"test after step {data['step']}: {data['words']}"
-        if name == "update_done":
-            return step_words(data)
-        if name == "test_progress" and time.monotonic() - self._told >= EVERY_S:
-            self._told = time.monotonic()
-            return f"test {data['done']}/{data['total']}"
-        if name == "alarm":
-            return f"alarm after step {data['step']}: {data['error']}"
-        if name in ("reward_failed", "call_failed", "request_refused", "teaching_failed"):
-            self._troubles[name] += 1
-            return f"note: {data.get('error')}" if self._troubles[name] <= REPEATS else None
-        return None
-
-
-def step_words(data: Mapping[str, Any]) -> str:
-    """One step in a line.
-
-    Example:
-        >>> step_words({"step": 3.0, "reward": 0.25, "mixed": 0.5, "length": 12.0, "sample_s": 4.0, "update_s": 6.0})
-        'step 3  reward 0.250  mixed 50%  length 12  nothing to learn  4+6 s'
-    """
-    planned = f"/{data['planned']}" if data.get("planned") else ""
-    said = [
-        f"step {data['step']:.0f}{planned}",
-        f"reward {data['reward']:.3f}",
-        f"mixed {data['mixed']:.0%}",
-        f"length {data['length']:.0f}",
-    ]
-    if data.get("route/taught"):
-        said.append(f"taught {data['route/taught']:.0f}")
-    if data.get("updates"):
-        said.append(f"loss {data['loss']:+.4f}  entropy {data['entropy']:.2f}  grad {data['grad_norm']:.2f}")
-        said.append(f"parity {data['parity_mean']:.1e}")
-    else:
-        said.append("nothing to learn")
-    return "  ".join([*said, f"{data['sample_s']:.0f}+{data['update_s']:.0f} s"])

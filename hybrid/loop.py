@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from hybrid.alarms import raised
 from hybrid.answers import Batch
 from hybrid.checkpoint import Checkpoints
 from hybrid.distill import Distill
@@ -27,7 +26,9 @@ from hybrid.report import TrainReport
 from hybrid.reprompt import trouble, with_teachers
 from hybrid.rollouts import Rollouts, Worker
 from hybrid.settings import Plan, Settings
+from hybrid.told import gpu_memory, scored, short, step_numbers
 from hybrid.trainer import Trainer
+from hybrid.watch import Watch, alarms_of
 from tfgrpo.advantage import Table
 from tfgrpo.caller import Solver
 from tfgrpo.collect import Collector
@@ -47,7 +48,6 @@ from tfgrpo.types import Group, Problem
 GIB = 2**30
 TRIED = 4
 """Test problems that are tried before all of them are measured."""
-SHOWN_ANSWERS = 2  # of each step, kept in the events with their rewards and advantages
 
 
 @dataclass(slots=True)
@@ -86,6 +86,7 @@ class Training:
     methods: dict[str, str]
     seed: int
     distill: Distill | None = None
+    watch: Watch = field(default_factory=Watch)
 
     async def go(self) -> TrainReport:
         """Run to the end, or go on from the last checkpoint."""
@@ -111,7 +112,10 @@ class Training:
         state = await self.worker(lambda: self.checkpoints.restore(place))
         self.curriculum.restore(state["curriculum"])
         await self.rollouts.renew(state["step"])
-        self.events.emit("resumed", step=state["step"], checkpoint=str(place))
+        for point in state["progress"]["curve"]:
+            self.watch.see(point)  # what it raises was told before
+        spent_s = state["progress"]["spent_s"]
+        self.events.emit("resumed", step=state["step"], checkpoint=str(place), spent_s=spent_s)
         return Progress(**state["progress"])
 
     async def _save(self, progress: Progress, started: float) -> Path:
@@ -213,21 +217,17 @@ class Training:
             "missing": float(sum(group.missing for group in groups)),
             "length": float(np.mean(written)),
             "truncated": float(np.mean([r.completion.finish_reason == "length" for r in answers])),
-            **{f"part/{name}": float(np.nanmean(values)) for name, values in table.parts.items()},
+            **step_numbers(groups, table),
             **metrics,
             "tokens_per_s": sum(written) / max(metrics["sample_s"], 1e-9),
             "memory_gib": memory_gib(),
+            **gpu_memory(),
         }
-        progress.curve.append({name: round(value, 6) for name, value in point.items()})
+        progress.curve.append({name: short(value) for name, value in point.items()})
+        self.events.emit("answers_scored", step=progress.step, **scored(groups, table))
         self.events.emit("update_done", planned=self.plan.steps, **progress.curve[-1])
-        for words in raised(progress.curve):
-            self.events.emit("alarm", step=progress.step, error=words)
-        shown = [
-            {"problem": g.problem.id, "answer": r.completion.text[:200], "reward": r.score.value}
-            for g in groups
-            for r in g.rollouts[:1]
-        ]
-        self.events.emit("answers_shown", step=progress.step, answers=shown[:SHOWN_ANSWERS])
+        for alarm in self.watch.see(progress.curve[-1]):
+            self.events.emit("alarm", **alarm.as_json())
 
     # -- measuring ----------------------------------------------------------------------------------------------------
 
@@ -235,10 +235,10 @@ class Training:
         """The model as it is now on the test problems. Samples that are on record are not drawn again."""
         if not self.task.test:
             return None
-        begun = time.monotonic()
+        begun, step = time.monotonic(), progress.step if epoch else 0  # a run that goes on knows what was before
 
         def told(done: int, total: int) -> None:
-            self.events.emit("test_progress", version=f"step {progress.step}", done=done, total=total)
+            self.events.emit("test_progress", version=f"step {step}", done=done, total=total)
 
         measure = partial(
             evaluate_problems, reward=self.task.reward, caller=self.solver, sampling=self.task.sampling, epoch=epoch
@@ -251,7 +251,9 @@ class Training:
         progress.seconds_by["evaluate"] += took
         if epoch == 0 and self.record.get_state("before_s") is None:
             self.record.put_state("before_s", took)
-        self.events.emit("measured", step=progress.step, words=found.words())
+        span = found.interval
+        numbers = {"mean": span.mean, "low": span.low, "high": span.high, "n": span.n}
+        self.events.emit("measured", step=step, words=found.words(), **numbers)
         return found
 
     def _report(
@@ -278,6 +280,7 @@ class Training:
             seconds=seconds,
             seconds_by=progress.seconds_by,
             memory_gib=memory_gib(),
+            notices=[alarm.notice() for alarm in alarms_of(progress.curve)],
         )
 
 

@@ -85,7 +85,7 @@ async def run(job: Job) -> TrainReport:
         equipment.checkpoints.check_room()
         training = await _training(stack, job, recipe, sampling, record, equipment, worker, methods)
         report = await interruptible(training.go(), job.out)
-        report = dataclasses.replace(report, config=config, notices=notices(job.task.models))
+        report = dataclasses.replace(report, config=config, notices=[*report.notices, *notices(job.task.models)])
         record.put_state("training", report.as_json())
         training.events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
         await worker(lambda: ranks.stop(report.as_json()))
@@ -116,15 +116,14 @@ async def _training(
     )
     stack.enter_context(bound(job.task.models, partial(caller, solver=False), rollouts))
     stack.enter_context(metrics_to(events.emit))
-    plan, setup = job.plan.words(), equipment.words
-    events.emit("started", task=job.task.name, model=job.model, folder=str(job.out), plan=plan, setup=setup)
+    events.emit("started", **_begun(job), setup=equipment.words, methods=methods)
     task = await _prepared(job.task, recipe, caller(rollouts, solver=False), record, events, job.plan.group)
     return Training(
         task=task,
         recipe=recipe,
         plan=job.plan,
         settings=job.settings,
-        setup=setup,
+        setup=equipment.words,
         model_name=job.model,
         trainer=equipment.trainer,
         rollouts=rollouts,
@@ -191,6 +190,21 @@ async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord,
         return task
     made = await prepare(grouping, task.learn, asks, record=record, events=events)
     return dataclasses.replace(task, learn=made)
+
+
+def _begun(job: Job) -> dict[str, Any]:
+    """What a run is, as those who watch it are told at its beginning."""
+    return {
+        "kind": "train",
+        "task": job.task.name,
+        "model": job.model,
+        "folder": str(job.out),
+        "plan": job.plan.words(),
+        "steps": job.plan.steps,
+        "prompts": job.plan.prompts,
+        "seconds": job.plan.seconds,
+        "settings": dataclasses.asdict(job.settings),
+    }
 
 
 def _methods(task: Task, loss: str) -> dict[str, str]:

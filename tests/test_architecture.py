@@ -54,20 +54,13 @@ HOMES = {
     "vllm": set(),
     "datasets": {"tasks._hub"},
     "huggingface_hub": {"tasks._hub"},
+    "tensorboard": set(),
+    "wandb": {"hybrid.trackers"},
 }
 LOADED_LAZILY = {"tfgrpo.policy.local_attention", "tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"}
 TRAINING = {"torch", "transformers", "safetensors"}  # what hybrid is made of, but for the modules that only set it up
-LIGHT_HYBRID = {
-    "hybrid",
-    "hybrid.alarms",
-    "hybrid.api",
-    "hybrid.command",
-    "hybrid.distill",
-    "hybrid.recipes",
-    "hybrid.report",
-    "hybrid.routing",
-    "hybrid.settings",
-}
+LIGHT = "api command distill html_report html_rollouts progress quantities recipes report routing settings train_story"
+LIGHT_HYBRID = {"hybrid", *(f"hybrid.{name}" for name in [*LIGHT.split(), "watch"])}
 
 
 @cache

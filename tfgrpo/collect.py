@@ -40,7 +40,13 @@ class _Answer:
 
     def rollout(self) -> Rollout:
         assert self.score is not None
-        return Rollout(completion=self.completion, score=self.score, experiences=self.experiences, stage=self.stage)
+        return Rollout(
+            completion=self.completion,
+            score=self.score,
+            experiences=self.experiences,
+            stage=self.stage,
+            sample=self.sample,
+        )
 
 
 @dataclass(slots=True)

@@ -2,10 +2,11 @@
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2127; --soft: #5d6673; --paper: #fbfbf9; --card: #ffffff; --edge: #dfe2e6;
-  --good: #1f7a4d; --bad: #b3372e; --open: #6b7684; --line: #2b63b8; --band: #2b63b81f; --tint: #f1f3f5; }
+  --good: #1f7a4d; --bad: #b3372e; --open: #6b7684; --line: #2b63b8; --band: #2b63b81f; --tint: #f1f3f5;
+  --warn: #a8690a; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #98a2af; --paper: #14171b; --card: #1b1f25;
   --edge: #2f353d; --good: #5cc792; --bad: #f08a80; --open: #93a0b0; --line: #7fb0f5; --band: #7fb0f52b;
-  --tint: #23282f; } }
+  --tint: #23282f; --warn: #e0a84e; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", Ubuntu, sans-serif; }
@@ -58,11 +59,25 @@ svg text { fill: var(--soft); font-size: 13px; } svg .middle { text-anchor: midd
  .dot.good { fill: var(--good); } .dot.bad { fill: var(--bad); }
 .dot.open { fill: var(--open); } .dot.line-dot { fill: var(--line); } .line { fill: none; stroke: var(--line);
   stroke-width: 2; } .band { fill: var(--band); }
+.curves { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .7rem; }
+.curves + details { margin-top: .7rem; } .curve p { margin: 0; font-size: .82rem; line-height: 1.35; }
+.curve p:first-child { display: flex; justify-content: space-between; gap: .6rem; flex-wrap: wrap; font-size: .9rem; }
+.curve span { font-variant-numeric: tabular-nums; } .curve { padding: .65rem .8rem; }
+svg.small text { font-size: 12px; } .mark { stroke: var(--warn); stroke-width: 1.5; stroke-dasharray: 4 3; }
+.span.test { stroke: var(--good); } .dot.test { fill: var(--good); }
+.verdict.alarm { border-color: var(--warn); } .verdict.alarm strong { font-size: 1rem; }
+.tint0 { fill: var(--line); background: var(--line); } .tint1 { fill: var(--good); background: var(--good); }
+.tint2 { fill: var(--warn); background: var(--warn); } .tint3 { fill: var(--open); background: var(--open); }
+.key { display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem; }
+.said { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 14rem; }
+details details { background: var(--paper); }
 footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
 .measured > .scroll { margin-top: .6rem; }
-@media (max-width: 900px) { .tiles { grid-template-columns: repeat(3, 1fr); } }
+@media (max-width: 900px) { .tiles { grid-template-columns: repeat(3, 1fr); }
+  .curves { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 @media (max-width: 640px) { main { padding: 1.2rem .9rem 3rem; } .entry { grid-template-columns: 3.2rem 1fr; }
   .entry > :nth-child(n+3) { grid-column: 2; } .pair { grid-template-columns: 1fr; } svg text { font-size: 22px; }
-  .tiles { grid-template-columns: 1fr 1fr; } }
+  .tiles { grid-template-columns: 1fr 1fr; } .curves { grid-template-columns: 1fr; }
+  svg.small text { font-size: 13px; } }
 @media print { details { break-inside: avoid; } body { background: #fff; } }
 """

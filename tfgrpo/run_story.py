@@ -17,9 +17,9 @@ from tfgrpo.record import RunRecord
 from tfgrpo.report import Report
 from tfgrpo.types import Completion, message_text
 
-ROUTINE = {"started", "group_done", "step_done", "committed", "learned", "gated", "test_progress", "finished"} | {
-    "prepared"
-}
+ROUTINE = frozenset(
+    {"started", "prepared", "group_done", "step_done", "committed", "learned", "gated", "test_progress", "finished"}
+)
 KEPT_EVENTS = 60
 SHOWN = 4
 

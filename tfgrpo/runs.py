@@ -21,6 +21,7 @@ from tfgrpo.errors import InputError, RunStateError
 from tfgrpo.record import FILE_NAME, RunRecord
 
 DEFAULT_FOLDER = "runs"
+RESULTS = ("report", "measurement", "training")  # states in which a run keeps what it came to
 
 
 def run_name(task: str, config: Mapping[str, Any]) -> str:
@@ -76,7 +77,7 @@ class RunLine:
 
     name: str
     folder: str
-    kind: str  # "learn" | "evaluate"
+    kind: str  # "learn", "evaluate", "train"
     task: str = ""
     model: str = ""
     state: str = "unfinished"
@@ -91,21 +92,38 @@ def list_runs(root: str | Path = DEFAULT_FOLDER) -> list[RunLine]:
     return sorted((_line(path.parent) for path in Path(root).glob(f"*/{FILE_NAME}")), key=lambda line: line.time)
 
 
+def kind_of(folder: Path) -> str:
+    """What made a run: "learn", "evaluate", or what another package calls its own runs, such as "train".
+
+    Raises:
+        RunStateError: there is no run record, or it cannot be read.
+    """
+    with RunRecord.open(folder, read_only=True) as record:
+        return _kind(folder, record)
+
+
+def _kind(folder: Path, record: RunRecord) -> str:
+    started = next(record.events("started"), None)
+    told = started.data.get("kind") if started else None
+    measured = folder.name.startswith("evaluate-") or record.get_state("measurement") is not None
+    return str(told or ("evaluate" if measured and record.get_state("report") is None else "learn"))
+
+
 def _line(folder: Path) -> RunLine:
     kind = "evaluate" if folder.name.startswith("evaluate-") else "learn"
     try:
         with RunRecord.open(folder, read_only=True) as record:
+            kind = _kind(folder, record)
             started = next(record.events("started"), None)
-            report, measured = record.get_state("report"), record.get_state("measurement")
+            done = next((s for s in map(record.get_state, RESULTS) if s is not None), None)
             spent = sum(record.spend().values(), Spend())
     except RunStateError as error:
         return RunLine(name=folder.name, folder=str(folder), kind=kind, state=str(error))
     data = started.data if started else {}
-    done = report or measured
     return RunLine(
         name=folder.name,
         folder=str(folder),
-        kind="learn" if report else "evaluate" if measured else kind,
+        kind=kind,
         task=str(data.get("task", "")),
         model=str(data.get("model", "")),
         state="finished" if done else "unfinished",

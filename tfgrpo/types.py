@@ -162,6 +162,7 @@ class Rollout:
     score: Score
     experiences: tuple[str, ...] = ()  # labels that stood in the prompt
     stage: int = 0  # which asking of its group it answers
+    sample: int = -1  # its number in the group, under which its reply is on record; -1 where nobody was asked
 
     @property
     def variant(self) -> int:

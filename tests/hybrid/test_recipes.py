@@ -14,12 +14,10 @@ import torch
 from tinymodel import NUMBERS, WORDS, save_tiny, trainer_state
 
 import hybrid
-import hybrid.alarms
 import hybrid.recipes
 import hybrid.report
 import hybrid.settings
 from hybrid import Distill, Settings, TrainRecipe, TrainReport, resolve_recipe
-from hybrid.alarms import raised
 from hybrid.recipes import RECIPES
 from tfgrpo.cli.main import main
 from tfgrpo.errors import InputError, RunStateError
@@ -108,7 +106,7 @@ def results(report: TrainReport) -> list[dict[str, float]]:
 
 
 def test_examples() -> None:
-    for module in (hybrid.recipes, hybrid.alarms, hybrid.report, hybrid.settings):
+    for module in (hybrid.recipes, hybrid.report, hybrid.settings):
         assert doctest.testmod(module).failed == 0
 
 
@@ -293,41 +291,3 @@ def test_the_command(
     assert not (tmp_path / "c").exists()
     assert main(["methods", "recipe/srpo"]) == 0
     assert "arXiv 2604.02288" in capsys.readouterr().out
-
-
-# -- alarms -----------------------------------------------------------------------------------------------------------
-
-
-def test_alarms_ring_once() -> None:
-    points = [{"entropy": 2.0, "length": 40.0, "truncated": 0.0, "reward": 0.5}] * 4
-    fallen = [{"entropy": 0.1, "length": 4.0, "truncated": 0.9, "reward": 0.1}] * 5
-    curve: list[dict[str, float]] = []
-    rung: list[list[str]] = []
-    for point in (*points, *fallen):
-        curve.append(point)
-        rung.append(raised(curve))
-    words = [w for step in rung for w in step]
-    assert sorted(w.split()[1] for w in words) == ["fell", "shrank", "that"]
-    assert not any(rung[:4]) and all("reward" in w for w in words)
-    assert not raised([{**p, "success": 1.0, "length": 40.0, "truncated": 0.0} for p in curve])
-
-
-def test_short_answers_that_are_better_are_no_collapse() -> None:
-    curve = [{"length": 40.0, "reward": 0.1}] * 4 + [{"length": 2.0, "reward": 0.9}] * 4
-    assert not any(raised(curve[:n]) for n in range(len(curve) + 1))
-    assert not raised([{"reward": 1.0}] * 9) and not raised([])
-
-
-def test_an_alarm_is_an_event_of_the_run(folder: Path, tmp_path: Path) -> None:
-    @reward
-    def dull(problem: Problem, completion: Completion) -> Score:
-        words = completion.text.split()
-        return Score(value=sum(word in NUMBERS[:4] for word in words) / max(1, len(words)), solved=False)
-
-    events: list[Event] = []
-    sure = dataclasses.replace(FAST, lr=5e-3)
-    train(
-        folder, tmp_path, task=task(reward=dull), steps=25, group=24, prompts=6, settings=sure, on_event=events.append
-    )
-    told = [e.data for e in events if e.name == "alarm"]
-    assert told and "entropy fell" in told[0]["error"] and told[0]["step"] > 3

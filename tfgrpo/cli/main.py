@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import tfgrpo
+from tfgrpo.cli import brought
 from tfgrpo.cli.parsing import Parser, all_options, unknown_arguments
-from tfgrpo.errors import unknown_name
+from tfgrpo.errors import InputError, unknown_name
 
-ENTRY_POINTS = "tfgrpo.commands"
 COMMANDS = {
     "demo": ("tfgrpo.cli.demo", "watch a small real model get better at a small task, offline"),
     "learn": ("tfgrpo.cli.learn", "make a model better at a task, without training"),
@@ -90,26 +88,18 @@ def _known() -> dict[str, str]:
 def _module(name: str, parser: argparse.ArgumentParser) -> Any:
     if name in COMMANDS:
         return importlib.import_module(COMMANDS[name][0])
-    entry = _entries()[name]
-    if _brought(entry):
-        ours, package = Path(tfgrpo.__file__).resolve().parent.parent, entry.module.partition(".")[0]
-        found = importlib.util.find_spec(package)
-        origin = (found.origin if found else None) or "a folder without __init__.py"
-        if Path(origin).resolve().parent != ours / package:
-            parser.error(f"the command {name!r} is in the package {ours / package}, but {origin} hides it; rename that")
-    return entry.load()
-
-
-def _brought(entry: metadata.EntryPoint) -> bool:
-    return entry.dist is not None and entry.dist.name == "tfgrpo"
+    try:
+        return brought.load(_entries()[name], f"the command {name!r}")
+    except InputError as error:
+        parser.error(str(error))
 
 
 def _entries() -> dict[str, metadata.EntryPoint]:
-    return {entry.name: entry for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda e: e.name)}
+    return brought.entries(brought.COMMANDS)
 
 
 def _line(entry: metadata.EntryPoint) -> str:
-    if _brought(entry) and entry.name in BROUGHT:
+    if brought.ships(entry) and entry.name in BROUGHT:
         return BROUGHT[entry.name]
     return f"from the package {entry.dist.name}" if entry.dist else f"from {entry.module}"
 

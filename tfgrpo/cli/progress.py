@@ -5,29 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from tfgrpo.events import Event
+from tfgrpo.troubles import Troubles
 
 EVERY_S = 5.0
-REPEATS = 3  # a trouble is told so many times, then only counted
-TROUBLES = {
-    "call_failed": "no reply for problem {problem}: {error}",
-    "request_refused": "the server refuses problem {problem}: {error}",
-    "reward_failed": "{error}",
-    "parameter_refused": "{model} refuses {parameter}; sent instead: {instead}",
-    "rate_limited": "{model} asks to slow down; {in_flight_limit} requests in flight from now on",
-    "usage_missing": "{note}",
-    "subscriber_failed": "{subscriber} failed: {error}",
-    "test_skipped": "the test could not be finished: {why}",
-    "preparation_failed": "problem {problem} stays as it is, its wordings or hints could not be made: {error}",
-    "anchor_refused": "the reference solution of problem {problem} is not solved in the reward's eyes: {outcome}",
-    "critic_failed": "the critic's reply was of no use: {error}",
-}
 
 
 @dataclass
@@ -39,7 +25,7 @@ class View:
     learned: bool = False
     step: dict[str, Any] = field(default_factory=dict)
     tests: dict[str, tuple[int, int]] = field(default_factory=dict)
-    troubles: Counter[str] = field(default_factory=Counter)
+    troubles: Troubles = field(default_factory=Troubles)
     spent: dict[str, Any] = field(default_factory=dict)
 
     def see(self, event: Event) -> list[str]:
@@ -61,16 +47,7 @@ class View:
             return [f"learned from {data['groups']} groups" + (f": {data['stopped']}" if data["stopped"] else "")]
         elif event.name == "gated":
             return [f"gate: {data['verdict']} over {data['pairs']} pairs"]
-        return self._trouble(event)
-
-    def _trouble(self, event: Event) -> list[str]:
-        if event.name not in TROUBLES:
-            return []
-        self.troubles[event.name] += 1
-        if self.troubles[event.name] > REPEATS:
-            return []
-        more = " (more of these are only counted)" if self.troubles[event.name] == REPEATS else ""
-        return [f"note: {TROUBLES[event.name].format_map(_Lenient(event.data))[:500]}{more}"]
+        return self.troubles.told(event)
 
     @property
     def test(self) -> tuple[int, int]:
@@ -97,11 +74,6 @@ class View:
         stage = f"test {done}/{total}" if total else f"groups {self.groups}/{self.planned}"
         status = self.status()
         return f"{stage}, {status}" if status else stage
-
-
-class _Lenient(dict[str, Any]):
-    def __missing__(self, key: str) -> str:
-        return "?"
 
 
 def _started(data: Any) -> list[str]:

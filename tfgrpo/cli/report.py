@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 
+from tfgrpo.cli import brought
 from tfgrpo.cli.output import add_output, show
 from tfgrpo.errors import InputError
 from tfgrpo.html_report import write_report
-from tfgrpo.runs import DEFAULT_FOLDER, find_run
+from tfgrpo.runs import DEFAULT_FOLDER, find_run, kind_of
+
+OURS = ("learn", "evaluate")
+"""Kinds of runs whose page is written here; those of other packages are found by entry points."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +29,23 @@ def run(args: argparse.Namespace) -> int:
     folder = find_run(args.run_name, args.runs)
     out = Path(args.out) if args.out else folder / "report.html"
     try:
-        written = write_report(folder, out)
+        written = _writer(kind_of(folder))(folder, out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     show(args, {"run": str(folder), "file": str(written)}, str(written))
     if args.open:
         webbrowser.open(written.resolve().as_uri())
     return 0
+
+
+def _writer(kind: str) -> Callable[[Path, Path], Path]:
+    if kind in OURS:
+        return write_report
+    known = brought.entries(brought.REPORTS)
+    if kind not in known:
+        raise InputError(
+            f"nothing that is installed writes the report of a run of the kind {kind!r} (known: "
+            f"{', '.join((*OURS, *known))}); install the package that made the run"
+        )
+    writer: Callable[[Path, Path], Path] = brought.load(known[kind], f"the report of the kind {kind!r}")
+    return writer
