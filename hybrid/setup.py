@@ -84,20 +84,7 @@ async def run(job: Job) -> TrainReport:
         )
         stack.enter_context(bound(task.models, partial(caller, solver=False), rollouts))
         stack.enter_context(metrics_to(events.emit))
-        events.emit(
-            "started",
-            kind="train",
-            task=task.name,
-            model=job.model,
-            folder=str(out),
-            plan=job.plan.words(),
-            setup=loaded.words,
-            methods=methods,
-            steps=job.plan.steps,
-            prompts=job.plan.prompts,
-            seconds=job.plan.seconds,
-            settings=dataclasses.asdict(settings),
-        )
+        events.emit("started", setup=loaded.words, methods=methods, **_told(job))
         task = await _prepared(task, recipe, caller(rollouts, solver=False), record, events, job.plan.group)
         training = Training(
             task=task,
@@ -123,6 +110,21 @@ async def run(job: Job) -> TrainReport:
         record.put_state("training", report.as_json())
         events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
         return report
+
+
+def _told(job: Job) -> dict[str, Any]:
+    """What the event "started" says of a run; its kind decides who writes the report."""
+    return {
+        "kind": "train",
+        "task": job.task.name,
+        "model": job.model,
+        "folder": str(job.out),
+        "plan": job.plan.words(),
+        "steps": job.plan.steps,
+        "seconds": job.plan.seconds,
+        "prompts": job.plan.prompts,
+        "settings": dataclasses.asdict(job.settings),
+    }
 
 
 async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord, events: EventLog, group: int) -> Task:

@@ -58,10 +58,8 @@ HOMES = {
 }
 LOADED_LAZILY = {"tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"}
 TRAINING = {"torch", "transformers", "safetensors"}  # what hybrid is made of, but for the modules that only set it up
-LIGHT_HYBRID = {"hybrid"} | {
-    f"hybrid.{name}"
-    for name in ("api", "command", "html_report", "html_rollouts", "progress", "quantities", "report", "settings")
-    + ("train_story", "watch")
+LIGHT_HYBRID = {"hybrid", "hybrid.api", "hybrid.command", "hybrid.report", "hybrid.settings"} | {
+    f"hybrid.{name}" for name in ("html_report", "html_rollouts", "progress", "quantities", "train_story", "watch")
 }
 
 
