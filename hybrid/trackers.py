@@ -10,8 +10,9 @@ OUT/
     told.json
 
 A run that goes on goes on in the same tracker run, and every step is told once: steps that are computed again after a
-kill have the same numbers, and are skipped. A tracker that fails is dropped and said; the run goes on without it. Steps
-made before a tracker was chosen are not told to it; the report (`tfgrpo report OUT`) has all of them.
+kill have the same numbers, and are skipped; steps that a tracker lacks, because it was chosen later, are told to it
+from the run's record. A tracker that fails is dropped and said; the run goes on without it. W&B writes its file by
+itself, every FLUSH_S: a step that was told within that time before a kill is lost to it.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from typing import Any, Protocol, TypeAlias
 from hybrid.quantities import quantity
 from tfgrpo.errors import InputError, MissingExtraError, missing_extra, unknown_name
 from tfgrpo.events import Event, EventLog, recorded
+from tfgrpo.record import RunRecord
 
 Listener: TypeAlias = Callable[[Event], None]
 ABOUT = ("task", "model", "setup", "plan", "methods", "settings", "folder")
 """What is told of a run, of its event "started"."""
+FLUSH_S = 0.2
 
 
 class Board(Protocol):
@@ -81,6 +84,8 @@ class Tracker:
         if event.name == "started":
             self._about = {name: data[name] for name in ABOUT if name in data}
             self._begin()
+        elif event.name == "resumed":
+            self._catch_up(int(data["step"]))
         elif event.name == "update_done":
             self._step(data)
         elif event.name == "measured" and "mean" in data:
@@ -100,6 +105,15 @@ class Tracker:
             self._board = self._opened(self._told, self._about)
             self._told.keep()
         return self._told, self._board
+
+    def _catch_up(self, until: int) -> None:
+        """Tell the steps that earlier processes made, as far as they were not told; they are not made again."""
+        told, _ = self._begin()
+        with RunRecord.open(self._file.parent.parent, read_only=True) as record:
+            made = {int(event.data["step"]): event.data for event in record.events("update_done")}
+        for step in sorted(made):
+            if told.step < step <= until:
+                self._step(made[step])
 
     def _step(self, data: Mapping[str, Any]) -> None:
         told, board = self._begin()
@@ -156,6 +170,9 @@ class WandB:
         import wandb  # noqa: PLC0415 - a large package
 
         folder.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(console="off")
+        if hasattr(settings, "x_transaction_log_flush_interval"):
+            settings.x_transaction_log_flush_interval = FLUSH_S  # 15 s by default, lost in a kill
         try:
             self._run: Any = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "tfgrpo"),
@@ -164,7 +181,7 @@ class WandB:
                 resume="allow",
                 dir=str(folder.parent),
                 config=dict(about),
-                settings=wandb.Settings(console="off"),
+                settings=settings,
             )
             self._run.define_metric("*", step_metric="step")  # W&B's own counter drops a second row of one step
         except wandb.Error as error:

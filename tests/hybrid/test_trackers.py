@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -68,6 +69,14 @@ def test_a_run_that_goes_on_has_every_step_once(folder: Path, tmp_path: Path, mo
         seen = scalars(tmp_path, hidden=hidden)
         assert [step for step, _ in seen["reward/reward"]] == [1, 2, 3, 4, 5]
         assert [step for step, _ in seen["test/mean"]] == [0, 5]
+
+
+def test_a_tracker_that_was_chosen_later_is_told_what_it_lacks(folder: Path, tmp_path: Path) -> None:
+    train(folder, tmp_path, steps=3)
+    tracked(folder, tmp_path, "tensorboard", steps=5)
+    seen = scalars(tmp_path, hidden=False)
+    assert [step for step, _ in seen["reward/reward"]] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in seen["test/mean"]] == [0, 5]
 
 
 def test_a_step_written_but_not_yet_known_as_told_is_hidden(tmp_path: Path) -> None:
@@ -210,6 +219,56 @@ def _log_records(data: bytes) -> list[bytes]:
             records.append(part)
             part = b""
     return records
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+from hybrid.trackers import tracking
+from tinycounting import FAST, train
+import dataclasses, time
+
+def told(event):
+    print(event.name, flush=True)
+    time.sleep(0.2 * (event.name == "update_done"))  # a step of a real model takes longer than that
+
+with tracking([{name!r}], out={out!r}, beside=[told]) as listener:
+    seldom = dataclasses.replace(FAST, checkpoint_s=1.0)
+    train(Path({folder!r}), Path({out!r}), steps=24, settings=seldom, on_event=listener)
+"""
+
+
+def killed(program: str, after: int) -> None:
+    """Runs a program of the above to its end, or kills it some steps after its start."""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        updates = 0
+        for line in running.stdout:
+            updates += line.startswith("update_done")
+            if updates == after:
+                os.kill(running.pid, signal.SIGKILL)
+                break
+        running.stdout.read()
+    assert running.returncode == (-signal.SIGKILL if updates == after else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_kill_9_loses_no_step_and_doubles_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    program = PROGRAM.format(tests=str(Path(__file__).parent.parent), name=name, out=str(tmp_path), folder=str(folder))
+    for after in (7, 9, 1000):
+        killed(program, after)
+    if name == "tensorboard":
+        assert [step for step, _ in scalars(tmp_path)["reward/reward"]] == list(range(1, 25))
+        return
+    steps = Counter(int(row["step"]) for row in wandb_rows(tmp_path) if "reward/reward" in row)
+    assert set(steps.values()) == {1}
+    assert len(steps) >= 22, "a step at each kill may be lost"
 
 
 @pytest.mark.slow

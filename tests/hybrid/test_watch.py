@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
+from tinymodel import save_tiny
+from tinytraining import Stop, counting, stop_at, train
 
+from hybrid.progress import Lines
 from hybrid.watch import ALARMS, FALSE_ALARMS, WINDOW, Watch, Watched, alarms_of, change, columns, length_drift
+from tfgrpo.events import Event
+from tfgrpo.policy.base import Sampling
+from tfgrpo.rewards.base import reward
+from tfgrpo.task import Task
+from tfgrpo.types import Completion, Problem, Score
 
 STEPS = 100
 Column = NDArray[np.float64]
@@ -209,3 +220,48 @@ def test_a_change_is_sure_in_standard_errors() -> None:
     assert change(columns([{"x": 0.0}] * 19), "x") is None
     half = [{"x": float(n % 2)} if n < 4 else {} for n in range(10)] + [{"x": 1.0}] * 10
     assert change(columns(half), "x") is None  # 4 of 10 steps were measured
+
+
+# -- in a run ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def one_word() -> Task:
+    """Every answer is cut off after one token, and none counts as right."""
+    return dataclasses.replace(counting(), sampling=Sampling(temperature=1.0, max_tokens=1), test=(), reward=never)
+
+
+@reward
+def never(problem: Problem, completion: Completion) -> Score:
+    return Score(value=float(len(completion.text) % 7) / 10, solved=False)
+
+
+def told(events: list[Event]) -> list[int]:
+    return [event.data["step"] for event in events if event.name == "alarm" and event.data["alarm"] == "all_cut"]
+
+
+def test_a_run_tells_an_alarm_once_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    given: dict[str, Any] = {"task": one_word(), "group": 4, "prompts": 1, "on_event": events.append}
+    report = train(folder, tmp_path / "whole", steps=13, **given)
+    assert told(events) == [WINDOW] and report.steps == 13
+    assert [n for n in report.notices if n.startswith(f"alarm all_cut after step {WINDOW}: ")]
+    assert "note      alarm all_cut" in str(report)
+    with pytest.raises(Stop):
+        train(folder, tmp_path / "parts", steps=13, **{**given, "on_event": stop_at("group_done", 6)})
+    events.clear()
+    train(folder, tmp_path / "parts", steps=13, **given)
+    assert told(events) == [WINDOW]  # the steps before the kill count
+    events.clear()
+    again = train(folder, tmp_path / "parts", steps=15, **given)
+    assert told(events) == [] and len(again.notices) == len(report.notices)
+
+
+def test_an_alarm_is_one_line_on_stderr(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(folder, tmp_path, steps=12, task=one_word(), group=4, prompts=1, on_event=Lines())
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("alarm all_cut")]
+    assert len(lines) == 1 and f"after step {WINDOW}: 100% of the last answers were cut off" in lines[0]
