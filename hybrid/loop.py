@@ -25,6 +25,7 @@ from hybrid.settings import Plan, Settings
 from hybrid.trainer import Batch, Trainer
 from tfgrpo.advantage import Table
 from tfgrpo.caller import Solver
+from tfgrpo.changes import changes, faults
 from tfgrpo.collect import Collector
 from tfgrpo.curriculum import Curriculum
 from tfgrpo.errors import TransportError
@@ -227,6 +228,8 @@ class Training:
             sampling=self.task.sampling,
             epoch=epoch,
             on_progress=told,
+            measures=self.task.measures,
+            probes=self.task.probes,
         )
         if found.missing + found.unscored == found.scores.size:
             raise TransportError(f"not one of {found.scores.size} test samples was answered and scored; see the events")
@@ -254,6 +257,8 @@ class Training:
             gain=None if compared is None else _estimate(compared.gain, self.task.test_samples),
             gain_words=compared.words() if compared else "",
             p_value=compared.p_value if compared and compared.gain.n else None,
+            beside=changes(before, after, seed=self.seed),
+            notices=faults(before, after),
             curve=progress.curve,
             methods=self.methods,
             rollouts=progress.rollouts,

@@ -108,7 +108,7 @@ async def run(job: Job) -> TrainReport:
             seed=job.seed,
         )
         report = await interruptible(training.go(), out)
-        report = dataclasses.replace(report, config=config, notices=notices(task.models))
+        report = dataclasses.replace(report, config=config, notices=[*report.notices, *notices(task.models)])
         record.put_state("training", report.as_json())
         events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
         return report

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tfgrpo.html_parts import Html, clean, count, folded, join, section, table, 
 from tfgrpo.html_sections import curve, rollouts, served, versions
 from tfgrpo.html_style import STYLE
 from tfgrpo.measurement import Measurement
-from tfgrpo.report import Measured, Report
+from tfgrpo.report import Change, Measured, Report
 from tfgrpo.run_story import ROUTINE, Story, read_story
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -97,7 +97,7 @@ def _result(story: Story) -> Html:
         lines.append(tag("p", f"Gate: {report.gate_words}", class_="quiet"))
     notes = [tag("p", f"Note: {notice}", class_="quiet") for notice in report.notices]
     box = tag("div", tag("strong", headline), *lines, *notes, class_=f"verdict {kind}")
-    return join([box, _intervals(report.before, report.after), _tiles(story)])
+    return join([box, _intervals(report.before, report.after), _beside(report.beside), _tiles(story)])
 
 
 def _progress(story: Story) -> int:
@@ -152,7 +152,8 @@ def _measurement(story: Story, done: Measurement) -> Html:
         lines.append(tag("p", f"Gain {done.gain_words}{sure}; {done.better} problems better, {done.worse} worse."))
     notes = [tag("p", f"Note: {notice}", class_="quiet") for notice in done.notices]
     box = tag("div", tag("strong", headline), *lines, *notes, class_=f"verdict {kind}")
-    return join([box, _intervals(done.before, done.after, (done.against, done.store)), _tiles(story)])
+    sides = (done.against, done.store)
+    return join([box, _intervals(done.before, done.after, sides), _beside(done.beside, sides), _tiles(story)])
 
 
 def _intervals(before: Measured | None, after: Measured | None, names: tuple[str, str] = ("before", "after")) -> Html:
@@ -169,6 +170,17 @@ def _intervals(before: Measured | None, after: Measured | None, names: tuple[str
 def _numbers(name: str, m: Measured, *, sampled: bool) -> list[object]:
     chance = "–" if m.pass_at_k is None else f"{m.pass_at_k:.3f} (k={m.samples})"
     return [name, f"{m.mean:.3f}", f"{m.low:.3f} to {m.high:.3f}", m.n, *([chance] if sampled else [])]
+
+
+def _beside(changes: Sequence[Change], names: tuple[str, str] = ("before", "after")) -> Html | None:
+    """What else was measured of the same problems."""
+    if not changes:
+        return None
+    rows = [
+        (clean(c.name, 200), *("–" if m is None else m.words() for m in (c.before, c.after)), c.gain_words or "–")
+        for c in changes
+    ]
+    return table(("beside the score", *names, "change"), rows, numbers_from=9)
 
 
 def _tiles(story: Story) -> Html:

@@ -12,6 +12,7 @@ import numpy as np
 from experience_store import Layout, Snapshot, Version
 from tfgrpo.budget import Hold
 from tfgrpo.caller import Caller, Solver
+from tfgrpo.changes import changes, faults
 from tfgrpo.collect import Collector
 from tfgrpo.critic.base import Critic
 from tfgrpo.curriculum import Curriculum
@@ -204,6 +205,8 @@ class Practice:
             sampling=self.task.sampling,
             epoch=epoch,
             on_progress=progress if self.record is not None else None,
+            measures=self.task.measures,
+            probes=self.task.probes,
         )
         _some_answers(done.scores.size - done.missing, done.missing, "samples of the test")
         return done
@@ -242,6 +245,7 @@ class Practice:
             after=measured(after),
             gain=_gain(comparison, before),
             gain_words=comparison.words() if comparison else "",
+            beside=changes(before, after, seed=self.seed),
             gate=gate.as_json() if gate else {},
             gate_words=gate.words() if gate else "not asked: nothing changed" if self.gate != "none" else "off",
             learned=[_row(e, effects.get(e.id, {})) for e in snapshot.served],
@@ -258,6 +262,7 @@ class Practice:
             seconds=self.solver.ledger.elapsed_s,
             busy_share=self.solver.busy_share(),
             stopped=tally.stopped,
+            notices=faults(before, after),
             methods=self.task.methods,
         )
 
