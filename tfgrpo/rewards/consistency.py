@@ -303,3 +303,16 @@ async def answer_consistency(problem: Problem, answers: Sequence[str], similarit
     values = await similarity(problem, list(itertools.permutations(answers, 2)))
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
+
+
+def entropy_gap(answers: Sequence[str]) -> float | None:
+    """Mean over pairs of answers of |H_a - H_b| in nats; None for fewer than two. 0: all are equally informative.
+
+    What information consistency is measured by (arXiv 2512.12858). Two empty answers have no gap either.
+
+    Example:
+        >>> round(entropy_gap(["buy index funds", "buy bonds buy bonds"]), 4)
+        0.4055
+    """
+    pairs = list(itertools.combinations(map(word_entropy, answers), 2))
+    return math.fsum(abs(a - b) for a, b in pairs) / len(pairs) if pairs else None
