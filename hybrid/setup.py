@@ -25,7 +25,7 @@ from tfgrpo.caller import Caller
 from tfgrpo.curriculum import Curriculum
 from tfgrpo.errors import RunStateError
 from tfgrpo.events import Event, EventLog
-from tfgrpo.grouping import Preparing, prepare
+from tfgrpo.grouping import Preparing, prepare, wordings_notice
 from tfgrpo.late import bound, notices
 from tfgrpo.recipe import Recipe
 from tfgrpo.record import RunRecord
@@ -108,10 +108,15 @@ async def run(job: Job) -> TrainReport:
             seed=job.seed,
         )
         report = await interruptible(training.go(), out)
-        report = dataclasses.replace(report, config=config, notices=[*report.notices, *notices(task.models)])
+        report = dataclasses.replace(report, config=config, notices=[*report.notices, *_told(task, recipe, job)])
         record.put_state("training", report.as_json())
         events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
         return report
+
+
+def _told(task: Task, recipe: Recipe, job: Job) -> list[str]:
+    """What a reader of the report should know of the groups and of the models that the reward asked."""
+    return [*wordings_notice(recipe.grouping(job.plan.group)[0], task.learn), *notices(task.models)]
 
 
 async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord, events: EventLog, group: int) -> Task:
@@ -120,7 +125,9 @@ async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord,
     if not isinstance(grouping, Preparing):
         return task
     made = await prepare(grouping, task.learn, asks, record=record, events=events)
-    return dataclasses.replace(task, learn=made)
+    task = dataclasses.replace(task, learn=made)
+    recipe.check(task, group)
+    return task
 
 
 def _config(job: Job, folder: Path, methods: dict[str, str]) -> dict[str, Any]:

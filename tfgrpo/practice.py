@@ -21,7 +21,7 @@ from tfgrpo.errors import BudgetExhausted, TransportError
 from tfgrpo.evaluation import Comparison, Evaluation, compare, evaluate_problems
 from tfgrpo.events import EventLog
 from tfgrpo.gate import Gatekeeper, GateResult
-from tfgrpo.grouping import Preparing, prepare
+from tfgrpo.grouping import Preparing, prepare, wordings_notice
 from tfgrpo.learner import ExperienceLearner, Gate, Store
 from tfgrpo.loop import Loop, Schedule, Tally
 from tfgrpo.plan import Shares
@@ -59,7 +59,10 @@ class Practice:
         """Run to the end, or go on with what an earlier process recorded."""
         start = self._start()
         hold = self._hold_test()
-        return await dataclasses.replace(self, task=await self._prepared())._go(start, hold)
+        task = await self._prepared()
+        report = await dataclasses.replace(self, task=task)._go(start, hold)
+        said = wordings_notice(self.recipe.grouping(self.group_size)[0], task.learn)
+        return dataclasses.replace(report, notices=[*report.notices, *said])
 
     async def _go(self, start: Version, hold: Hold | None) -> Report:
         learner = self._learner(start)
@@ -101,7 +104,9 @@ class Practice:
         made = await prepare(
             grouping, learn, self.reader, embedder=self.store.embedder, record=self.record, events=self.events
         )
-        return dataclasses.replace(self.task, learn=made)
+        task = dataclasses.replace(self.task, learn=made)
+        self.recipe.check(task, self.group_size)
+        return task
 
     def _learner(self, start: Version) -> ExperienceLearner:
         return ExperienceLearner(

@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from tfgrpo.errors import InputError
 from tfgrpo.rewards.base import Outcome, Reward, score_answers
@@ -155,6 +155,7 @@ class _GroupSimilarity:
     kappa: int | None
     per_wording: int | None
     name: str
+    over_wordings: ClassVar[bool] = True
 
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
         partly, likeness = await asyncio.gather(
@@ -264,6 +265,7 @@ class _Information:
     weights: tuple[float, float]
     first: int | None
     name: str
+    over_wordings: ClassVar[bool] = True
 
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
         entropies = [word_entropy(answer_text(problem, c), first=self.first) for c in completions]
