@@ -56,7 +56,11 @@ HOMES = {
 }
 LOADED_LAZILY = {"tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"}
 TRAINING = {"torch", "transformers", "safetensors"}  # what hybrid is made of, but for the modules that only set it up
-LIGHT_HYBRID = {"hybrid", "hybrid.api", "hybrid.command", "hybrid.report", "hybrid.settings"}
+LIGHT_SAFETY = ("calibrate", "data", "report", "scorer", "scores", "settings", "split")
+LIGHT_HYBRID = {"hybrid", "hybrid.api", "hybrid.command", "hybrid.report", "hybrid.settings"} | {
+    *("hybrid.safety", "hybrid.safety_command"),
+    *(f"hybrid.safety.{name}" for name in LIGHT_SAFETY),
+}
 
 
 @cache
