@@ -14,11 +14,11 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
 
 from tfgrpo.errors import InputError
-from tfgrpo.rewards.base import Outcome, Reward, score_answers
+from tfgrpo.rewards.base import Outcome, Reward, compares_wordings, score_answers
 from tfgrpo.rewards.similarity import Similarity, resolve_similarity, words
 from tfgrpo.rewards.text import answer_text
 from tfgrpo.types import Completion, Problem, Score
@@ -145,6 +145,23 @@ def ps_grpo(
         per_wording=per_wording or (PER_WORDING if chosen.costly else None),
         name="ps_grpo",
     )
+
+
+def consistent(reward: Reward, **options: Any) -> Reward:
+    """`ps_grpo` with a task's own reward as its partner; the reward itself where it compares wordings already.
+
+    What a way to train by name does to any task, with options as for `ps_grpo`.
+
+    Example:
+        >>> from tfgrpo.rewards.simple import exact
+        >>> consistent(exact()).name, consistent(consistent(exact())).name
+        ('ps_grpo(exact)', 'ps_grpo(exact)')
+    """
+    if compares_wordings(reward):
+        return reward
+    made = ps_grpo(with_=reward, **options)
+    said = [reward.name, *(f"{name}={getattr(value, 'name', value)}" for name, value in options.items())]
+    return replace(made, name=f"ps_grpo({', '.join(said)})") if isinstance(made, _GroupSimilarity) else made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,25 @@ def safety(
     )
 
 
+def guarded(reward: Reward) -> Reward:
+    """The reward itself where its heads stand behind a gate or a condition, as `safety` joins them.
+
+    Raises:
+        InputError: it has no heads, or joins them by weights alone, by which unsafe answers are reinforced.
+    """
+    if not isinstance(reward, _Heads):
+        raise InputError(
+            f"the reward {reward.name!r} has no heads of safety; take the task 'safety', or --reward safety with "
+            f"--judge MODEL or --reward-option scorer=DIR"
+        )
+    if reward.aggregate == "mean":
+        raise InputError(
+            f"the reward {reward.name!r} joins its heads by weights alone, which reinforces an unsafe answer that is "
+            f"polite and useful; take aggregate='gate' or 'conditional'"
+        )
+    return reward
+
+
 def _scorer(scorer: Reward | AnswerFunction | None, caller: Asks | None) -> Reward:
     if scorer is None and caller is not None:
         return safety_judge(caller)
