@@ -18,7 +18,7 @@ from hybrid.report import TrainReport
 from hybrid.train_story import ROUTINE, Story, read_story
 from hybrid.watch import ALARMS, WINDOW, Alarm, alarms_of
 from tfgrpo.html_curves import WIDE, Measure, curve_over_steps, parts_of_whole
-from tfgrpo.html_page import compared, duration, facts, happened, intervals, page, short, tiles, written
+from tfgrpo.html_page import beside, compared, duration, facts, happened, intervals, page, short, tiles, written
 from tfgrpo.html_parts import Html, clean, count, escaped, folded, join, section, table, tag
 from tfgrpo.report import Measured
 
@@ -81,7 +81,7 @@ def _result(story: Story, alarms: Sequence[Alarm]) -> Html:
         *(tag("p", f"Note: {note}", class_="quiet") for note in notes),
         class_=f"verdict {kind}",
     )
-    return join([box, intervals(report.before, report.after), _tiles(story)])
+    return join([box, intervals(report.before, report.after), beside(report.beside), _tiles(story)])
 
 
 def _gain(report: TrainReport) -> list[Html]:

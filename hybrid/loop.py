@@ -31,6 +31,7 @@ from hybrid.trainer import Trainer
 from hybrid.watch import Watch, alarms_of
 from tfgrpo.advantage import Table
 from tfgrpo.caller import Solver
+from tfgrpo.changes import changes, faults
 from tfgrpo.collect import Collector
 from tfgrpo.curriculum import Curriculum
 from tfgrpo.errors import TransportError
@@ -245,7 +246,13 @@ class Training:
         )
         if not epoch:  # a reward that cannot score is told after a few answers, which are then not asked for again
             _refuse_nothing(await measure(self.task.test[:TRIED], samples=1))
-        found = await measure(self.task.test, samples=self.task.test_samples, on_progress=told)
+        found = await measure(
+            self.task.test,
+            samples=self.task.test_samples,
+            on_progress=told,
+            measures=self.task.measures,
+            probes=self.task.probes,
+        )
         _refuse_nothing(found)
         took = time.monotonic() - begun
         progress.seconds_by["evaluate"] += took
@@ -273,6 +280,7 @@ class Training:
             gain=None if compared is None else _estimate(compared.gain, self.task.test_samples),
             gain_words=compared.words() if compared else "",
             p_value=compared.p_value if compared and compared.gain.n else None,
+            beside=changes(before, after, seed=self.seed),
             curve=progress.curve,
             methods=self.methods,
             rollouts=progress.rollouts,
@@ -280,7 +288,7 @@ class Training:
             seconds=seconds,
             seconds_by=progress.seconds_by,
             memory_gib=memory_gib(),
-            notices=[alarm.notice() for alarm in alarms_of(progress.curve)],
+            notices=[*faults(before, after), *(alarm.notice() for alarm in alarms_of(progress.curve))],
         )
 
 

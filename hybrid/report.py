@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfgrpo.report import Measured
+from tfgrpo.report import Change, Measured, change_lines, measured_from
 
 SHOWN = 8  # points of the curve
 EDGE = 5  # steps of a mean at its beginning and its end
@@ -33,6 +33,7 @@ class TrainReport:
     gain: Measured | None = None
     gain_words: str = ""
     p_value: float | None = None
+    beside: Sequence[Change] = ()  # what measures and probes of the task say, before and after
     curve: Sequence[Mapping[str, float]] = ()
     methods: Mapping[str, str] = field(default_factory=dict)  # advantage, loss, grouping, sampler
     rollouts: int = 0
@@ -51,8 +52,8 @@ class TrainReport:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrainReport:
         """A report from `as_json`."""
-        parts = {k: None if data[k] is None else Measured(**data[k]) for k in ("before", "after", "gain")}
-        return TrainReport(**{**data, **parts})
+        beside = [Change.from_json(change) for change in data.get("beside", ())]
+        return TrainReport(**{**data, **measured_from(data, "before", "after", "gain"), "beside": beside})
 
     def noted(self, notice: str) -> TrainReport:
         """The same with one more notice."""
@@ -68,6 +69,7 @@ class TrainReport:
         return [
             f"  test      {self.before.words()} -> {self.after.words()}, {self.after.samples} sample(s) of each",
             f"  gain      {self.gain_words}{sure}",
+            *change_lines(self.beside),
         ]
 
     def _facts(self) -> list[str]:

@@ -30,7 +30,7 @@ from tfgrpo.caller import Caller
 from tfgrpo.curriculum import Curriculum
 from tfgrpo.errors import RunStateError
 from tfgrpo.events import Event, EventLog
-from tfgrpo.grouping import Preparing, prepare
+from tfgrpo.grouping import Preparing, prepare, wordings_notice
 from tfgrpo.late import bound, notices
 from tfgrpo.policy.base import Sampling
 from tfgrpo.policy.local_loading import LoadedModel
@@ -85,7 +85,9 @@ async def run(job: Job) -> TrainReport:
         equipment.checkpoints.check_room()
         training = await _training(stack, job, recipe, sampling, record, equipment, worker, methods)
         report = await interruptible(training.go(), job.out)
-        report = dataclasses.replace(report, config=config, notices=[*report.notices, *notices(job.task.models)])
+        report = dataclasses.replace(
+            report, config=config, notices=[*report.notices, *_told(training.task, recipe, job)]
+        )
         record.put_state("training", report.as_json())
         training.events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
         await worker(lambda: ranks.stop(report.as_json()))
@@ -183,13 +185,20 @@ def _device(ranks: Ranks) -> str | None:
     return f"cuda:{ranks.local_rank}" if ranks.size > 1 and torch.cuda.is_available() else None
 
 
+def _told(task: Task, recipe: Recipe, job: Job) -> list[str]:
+    """What a reader of the report should know of the groups and of the models that the reward asked."""
+    return [*wordings_notice(recipe.grouping(job.plan.group)[0], task.learn), *notices(task.models)]
+
+
 async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord, events: EventLog, group: int) -> Task:
     """The task with what its grouping needs made once; the model that is trained is asked for it."""
     grouping, _ = recipe.grouping(group)
     if not isinstance(grouping, Preparing):
         return task
     made = await prepare(grouping, task.learn, asks, record=record, events=events)
-    return dataclasses.replace(task, learn=made)
+    task = dataclasses.replace(task, learn=made)
+    recipe.check(task, group)
+    return task
 
 
 def _begun(job: Job) -> dict[str, Any]:

@@ -2,30 +2,27 @@
 
 Retrieval-augmented question answering over a generated corpus in a Chroma collection. Every wording searches for
 itself, so that a group shows what wording does to the whole chain. The reward is PS-GRPO's group similarity joined with
-accuracy (arXiv 2510.04392); `measure` reports the consistency of the retriever, of the generator (documents held fixed)
-and of both together apart from each other.
+accuracy (arXiv 2510.04392). Every measurement of the task says, beside the score, how consistent the retriever, the
+generator (documents held fixed) and both together are, and how often the answers to all wordings are right: a model
+that answers everything with the same words is perfectly consistent, and that shows there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from experience_store.embed import Embedder
 from tasks._corpus import Corpus, Workshop, workshops
 from tasks._generated import Maker, generate, problem
 from tasks._people import CITIES, NAMES, THINGS
-from tfgrpo.advantage import resolve_advantage
-from tfgrpo.errors import InputError, RequestError, TransportError
+from tfgrpo.errors import InputError
+from tfgrpo.measures import Answers, Probe, Said
 from tfgrpo.policy.base import Sampling
-from tfgrpo.record import CallKey
 from tfgrpo.rewards.base import reward, score_answers
-from tfgrpo.rewards.consistency import answer_consistency, ps_grpo, retriever_consistency
-from tfgrpo.rewards.judge import Asks
+from tfgrpo.rewards.consistency import answer_consistency, entropy_gap, ps_grpo, retriever_consistency
 from tfgrpo.rewards.similarity import Similarity, resolve_similarity, words
 from tfgrpo.rewards.text import answer_text
 from tfgrpo.task import Task
@@ -92,12 +89,14 @@ def task(
     corpus: int = 40,
     embedder: str | Embedder = "hashing",
     folder: str | None = None,
+    probe: bool = True,
 ) -> Task:
     """Questions about `corpus` workshops, in `wordings` wordings with the `k` documents that each retrieves.
 
     Args:
         embedder: "hashing" needs nothing; "minilm" is the better retriever where it is installed.
         folder: keeps the Chroma collection there; a temporary one otherwise.
+        probe: measures consistency at every test, which costs 2 x wordings - 1 more calls for each test problem.
 
     Raises:
         InputError: numbers out of range, or a folder that holds another corpus.
@@ -119,8 +118,9 @@ def task(
         objective="Answer from the documents with the one word asked for, the same for every wording of a question.",
         sampling=Sampling(temperature=0.8, max_tokens=24),
         grouping="paraphrases",
-        advantage=resolve_advantage("grpo", by="variant"),
+        advantage="ps_grpo",
         grader_only=True,
+        probes=(over_wordings(),) if probe else (),
     )
 
 
@@ -172,87 +172,57 @@ def names_only_the_answer(problem: Problem, completion: Completion) -> Score:
 
 # -- measuring --------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, kw_only=True)
-class Consistency:
-    """Means over problems; None where nothing could be compared.
-
-    `accuracy` is the share of right answers over wordings, each with its own documents. `missing` answers could not be
-    had from the model and are in no mean.
-    """
-
-    retriever: float | None
-    generator: float | None
-    end_to_end: float | None
-    accuracy: float | None
-    problems: int
-    missing: int
+SAYS = (
+    "end_to_end_consistency",
+    "generator_consistency",
+    "retriever_consistency",
+    "accuracy_over_wordings",
+    "entropy_gap",
+)
 
 
-async def measure(
-    problems: Sequence[Problem],
-    caller: Asks,
-    *,
-    similarity: str | Similarity = "token_f1",
-    max_tokens: int = 24,
-) -> Consistency:
-    """Asks every wording greedily with its own documents and with those of the first wording.
+def over_wordings(*, similarity: str | Similarity = "token_f1") -> Probe:
+    """Asks every wording greedily with its own documents and with those of the first wording: 2 x wordings - 1 calls.
 
-    C_ret is the mean pairwise Jaccard of what was retrieved, C_gen the mean pairwise likeness of the answers to the
-    same documents, C_e2e that of the answers with own documents (arXiv 2510.04392). Costs 2 x wordings - 1 calls each.
-
-    Args:
-        problems: of this task, such as `task().test`.
-        caller: a `Caller`, or anything with its `complete`.
-
-    Example:
-        >>> asyncio.run(measure(task().test, caller))  # doctest: +SKIP
+    end to end: mean pairwise likeness of the answers with own documents; generator: of the answers to the same
+    documents; retriever: mean pairwise Jaccard of what was retrieved, which no learning of the generator moves (all
+    three arXiv 2510.04392). accuracy: the share of right answers over wordings, each with its own documents.
+    entropy_gap: mean pairwise difference of the answers' word entropies in nats, 0 being equally informative (arXiv
+    2512.12858).
     """
     chosen = resolve_similarity(similarity)
-    rows = await asyncio.gather(*(_one(p, caller, chosen, max_tokens) for p in problems))
-    return Consistency(
-        retriever=_mean(retriever_consistency(p.meta["retrieved"]) for p in problems),
-        generator=_mean(row.generator for row in rows),
-        end_to_end=_mean(row.end_to_end for row in rows),
-        accuracy=_mean(value for row in rows for value in row.right),
-        problems=len(problems),
-        missing=sum(row.missing for row in rows),
-    )
+
+    async def read(problem: Problem, replies: Answers) -> Said:
+        known = {text: reply for text, reply in zip(_asked(problem), replies, strict=True) if reply is not None}
+        own, fixed = ([t for t in texts if t in known] for texts in (_own(problem), _fixed(problem)))
+        answers = {text: answer_text(problem, reply) for text, reply in known.items()}
+        right = await score_answers(names_only_the_answer, problem, [known[t] for t in own])
+        scores = [o.value for o in right if isinstance(o, Score)]
+        said = (
+            await answer_consistency(problem, [answers[t] for t in own], chosen),
+            await answer_consistency(problem, [answers[t] for t in fixed], chosen),
+            retriever_consistency(problem.meta["retrieved"]),
+            math.fsum(scores) / len(scores) if scores else None,
+            entropy_gap([answers[t] for t in own]),
+        )
+        return dict(zip(SAYS, said, strict=True))
+
+    return Probe(name="wordings", says=SAYS, ask=_requests, read=read)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    generator: float | None
-    end_to_end: float | None
-    right: tuple[float, ...]
-    missing: int
+def _requests(problem: Problem) -> list[list[Message]]:
+    return [[{"role": "user", "content": text}] for text in _asked(problem)]
 
 
-async def _one(problem: Problem, caller: Asks, similarity: Similarity, max_tokens: int) -> _Row:
-    own = [problem.question, *problem.variants]
-    fixed = [prompted(question, problem.meta["documents"]) for question in problem.meta["wordings"]]
-    asked = list(dict.fromkeys([*own, *fixed]))
-    replies = await asyncio.gather(*(_ask(problem, caller, text, k, max_tokens) for k, text in enumerate(asked)))
-    known = {text: reply for text, reply in zip(asked, replies, strict=True) if reply is not None}
-    answers = {text: answer_text(problem, reply) for text, reply in known.items()}
-    outcomes = await score_answers(names_only_the_answer, problem, [known[t] for t in own if t in known])
-    return _Row(
-        generator=await answer_consistency(problem, [answers[t] for t in fixed if t in answers], similarity),
-        end_to_end=await answer_consistency(problem, [answers[t] for t in own if t in answers], similarity),
-        right=tuple(o.value for o in outcomes if isinstance(o, Score)),
-        missing=len(asked) - len(known),
-    )
+def _asked(problem: Problem) -> list[str]:
+    return list(dict.fromkeys([*_own(problem), *_fixed(problem)]))
 
 
-async def _ask(problem: Problem, caller: Asks, text: str, sample: int, max_tokens: int) -> Completion | None:
-    key = CallKey(purpose="consistency", problem=problem.id, sample=sample)
-    message: Message = {"role": "user", "content": text}
-    try:
-        return await caller.complete([message], key, Sampling(temperature=0.0, max_tokens=max_tokens))
-    except (TransportError, RequestError):
-        return None
+def _own(problem: Problem) -> list[str]:
+    """Every wording with the documents that it retrieves."""
+    return [problem.question, *problem.variants]
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+def _fixed(problem: Problem) -> list[str]:
+    """Every wording with the documents of the first one."""
+    return [prompted(question, problem.meta["documents"]) for question in problem.meta["wordings"]]

@@ -60,7 +60,12 @@ HOMES = {
 LOADED_LAZILY = {"tfgrpo.policy.local_attention", "tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"}
 TRAINING = {"torch", "transformers", "safetensors"}  # what hybrid is made of, but for the modules that only set it up
 LIGHT = "api command distill html_report html_rollouts progress quantities recipes report routing settings train_story"
-LIGHT_HYBRID = {"hybrid", *(f"hybrid.{name}" for name in [*LIGHT.split(), "watch"])}
+LIGHT_SAFETY = ("calibrate", "data", "report", "scorer", "scores", "settings", "split")
+LIGHT_HYBRID = {
+    *("hybrid", "hybrid.safety", "hybrid.safety_command", "hybrid.watch"),
+    *(f"hybrid.{name}" for name in LIGHT.split()),
+    *(f"hybrid.safety.{name}" for name in LIGHT_SAFETY),
+}
 
 
 @cache

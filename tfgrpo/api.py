@@ -144,7 +144,7 @@ async def _finished(practice: Practice, config: dict[str, Any], notices: list[st
         recorded=sum(spent.calls for spent in record.spend().values()),
     )
     report = await interruptible(practice.go(), folder)
-    report = dataclasses.replace(report, config=config, notices=notices)
+    report = dataclasses.replace(report, config=config, notices=[*report.notices, *notices])
     record.put_state("report", report.as_json())
     events.emit("finished", final=f"v{report.final}", accepted=report.accepted)
     return report

@@ -2,6 +2,7 @@
 
 Legend: P problems, K samples of one problem. A sample without a score is NaN and counted: *missing* when the model
 could not be asked, *unscored* when the reward failed or did not apply.
+What is said beside the score comes from `tfgrpo.measures`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tfgrpo import stats
+from tfgrpo.beside import Beside
 from tfgrpo.errors import InputError, RequestError, RewardError, TransportError
+from tfgrpo.measures import Measure, Probe
 from tfgrpo.policy.base import Sampling
 from tfgrpo.record import CallKey
 from tfgrpo.rewards.base import Outcome, Reward, score_answers
@@ -35,7 +38,10 @@ REFUSALS_BELIEVED = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """Scores of P problems x K samples. `scores` holds values, `success` the verdicts as 0 and 1; NaN is missing."""
+    """Scores of P problems x K samples. `scores` holds values, `success` the verdicts as 0 and 1; NaN is missing.
+
+    `beside` has what measures said of each sample [P, K] and probes of each problem [P, 1]; NaN is not applicable.
+    """
 
     problems: tuple[str, ...]
     scores: Array
@@ -47,6 +53,8 @@ class Evaluation:
     unpriced: int = 0
     troubles: tuple[str, ...] = ()  # the first few different reasons why answers were not scored
     seed: int = 0
+    beside: Mapping[str, Array] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)  # of measures and probes: how often they failed, and why
 
     @property
     def samples(self) -> int:
@@ -184,11 +192,14 @@ async def evaluate_problems(
     purpose: str = "evaluate",
     on_progress: Callable[[int, int], None] | None = None,
     on_group: Callable[[Group], None] | None = None,
+    measures: Mapping[str, Measure] | None = None,
+    probes: Sequence[Probe] = (),
 ) -> Evaluation:
     """Asks every problem `samples` times and scores the answers, as many at once as the caller allows.
 
     Answers are not kept; `on_group` sees each problem's rollouts once. Replies that are on record under the same
     purpose, epoch, problem and sample number are not asked for again: a fresh evaluation takes a fresh `epoch`.
+    `measures` say more of the same answers, `probes` ask each problem more.
 
     Raises:
         BudgetExhausted, AuthError: as they come; what was answered is on record.
@@ -207,6 +218,7 @@ async def evaluate_problems(
         purpose=purpose,
         on_progress=on_progress,
         on_group=on_group,
+        beside=Beside(measures=measures or {}, probes=probes, problems=len(problems), samples=samples),
     )
     at_once = min(len(problems), 1 + 2 * caller.concurrency // samples)
     await _together([run.work() for _ in range(at_once)])
@@ -236,6 +248,7 @@ class _Run:
     purpose: str
     on_progress: Callable[[int, int], None] | None
     on_group: Callable[[Group], None] | None
+    beside: Beside
     missing: int = 0
     unscored: int = 0
     unpriced: int = 0
@@ -261,23 +274,39 @@ class _Run:
 
     async def _measure(self, row: int, problem: Problem) -> None:
         prompt = self.apply(problem)
-        replies = await _together([self._ask(problem, prompt, k) for k in range(self.samples)])
+        replies = await _together([self._sample(problem, prompt, k) for k in range(self.samples)])
         known = {k: reply for k, reply in enumerate(replies) if reply is not None}
+        self.missing += self.samples - len(known)
         outcomes = await score_answers(self.reward, problem, list(known.values()))
         self._enter(row, dict(zip(known, outcomes, strict=True)))
+        await self.beside.of_answers(row, problem, known)
+        await self._probe(row, problem)
         self._tell(row, problem, prompt, known, outcomes)
 
-    async def _ask(self, problem: Problem, prompt: Prompt, sample: int) -> Completion | None:
+    async def _sample(self, problem: Problem, prompt: Prompt, sample: int) -> Completion | None:
         key = CallKey(purpose=self.purpose, epoch=self.epoch, problem=problem.id, sample=sample)
         seed = self.sampling.seed
         sampling = self.sampling if seed is None else replace(self.sampling, seed=seed + sample)
+        return await self._ask(problem, prompt, key, sampling)
+
+    async def _probe(self, row: int, problem: Problem) -> None:
+        """What probes ask of one problem; their calls are numbered on behind its samples."""
+        number = self.samples
+        for probe in self.beside.probes:
+            asked, jobs = probe.ask(problem), []
+            for k, messages in enumerate(asked):
+                worded = replace(problem, messages=tuple(messages))
+                key = CallKey(purpose=self.purpose, epoch=self.epoch, problem=problem.id, sample=number + k)
+                jobs.append(self._ask(worded, self.apply(worded), key, probe.sampled(self.sampling)))
+            number += len(asked)
+            await self.beside.of_probe(row, problem, probe, await _together(jobs))
+
+    async def _ask(self, problem: Problem, prompt: Prompt, key: CallKey, sampling: Sampling) -> Completion | None:
         try:
             reply = await self.caller.answer(problem, prompt, key, sampling)
         except TransportError:
-            self.missing += 1
             return None
         except RequestError:
-            self.missing += 1
             self.refused += 1
             if not self.answered and self.refused >= min(REFUSALS_BELIEVED, self.scores.size):
                 raise
@@ -330,4 +359,6 @@ class _Run:
             cost_usd=None if self.unpriced else self.cost_usd,
             unpriced=self.unpriced,
             troubles=tuple(self.troubles),
+            beside=self.beside.values,
+            faults=self.beside.faults,
         )

@@ -16,7 +16,7 @@ from tfgrpo.events import Event
 from tfgrpo.html_charts import before_after
 from tfgrpo.html_parts import Html, clean, folded, section, table, tag
 from tfgrpo.html_style import STYLE
-from tfgrpo.report import Measured
+from tfgrpo.report import Change, Measured
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -56,6 +56,17 @@ def compared(gain: Measured, where: str) -> tuple[str, str]:
     if gain.high < 0:
         return f"Worse {where}: {gain.mean:+.3f}", "bad"
     return f"Inside the noise {where}: {gain.mean:+.3f}", ""
+
+
+def beside(changes: Sequence[Change], names: tuple[str, str] = ("before", "after")) -> Html | None:
+    """What else was measured of the same problems."""
+    if not changes:
+        return None
+    rows = [
+        (clean(c.name, 200), *("–" if m is None else m.words() for m in (c.before, c.after)), c.gain_words or "–")
+        for c in changes
+    ]
+    return table(("beside the score", *names, "change"), rows, numbers_from=9)
 
 
 def intervals(before: Measured | None, after: Measured | None, names: tuple[str, str] = ("before", "after")) -> Html:

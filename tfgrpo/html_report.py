@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfgrpo.html_page import compared, duration, facts, happened, intervals, page, short, tiles, written
+from tfgrpo.html_page import beside, compared, duration, facts, happened, intervals, page, short, tiles, written
 from tfgrpo.html_parts import Html, clean, count, join, section, table, tag
 from tfgrpo.html_sections import curve, rollouts, served, versions
 from tfgrpo.measurement import Measurement
@@ -77,7 +77,7 @@ def _result(story: Story) -> Html:
         lines.append(tag("p", f"Gate: {report.gate_words}", class_="quiet"))
     notes = [tag("p", f"Note: {notice}", class_="quiet") for notice in report.notices]
     box = tag("div", tag("strong", headline), *lines, *notes, class_=f"verdict {kind}")
-    return join([box, intervals(report.before, report.after), _tiles(story)])
+    return join([box, intervals(report.before, report.after), beside(report.beside), _tiles(story)])
 
 
 def _progress(story: Story) -> int:
@@ -123,7 +123,8 @@ def _measurement(story: Story, done: Measurement) -> Html:
         lines.append(tag("p", f"Gain {done.gain_words}{sure}; {done.better} problems better, {done.worse} worse."))
     notes = [tag("p", f"Note: {notice}", class_="quiet") for notice in done.notices]
     box = tag("div", tag("strong", headline), *lines, *notes, class_=f"verdict {kind}")
-    return join([box, intervals(done.before, done.after, (done.against, done.store)), _tiles(story)])
+    sides = (done.against, done.store)
+    return join([box, intervals(done.before, done.after, sides), beside(done.beside, sides), _tiles(story)])
 
 
 def _tiles(story: Story) -> Html:

@@ -15,6 +15,7 @@ from experience_store import ExperienceStore, Snapshot
 from tfgrpo.agents.solver import solver_of
 from tfgrpo.budget import Budget, Ledger
 from tfgrpo.caller import Caller, Solver
+from tfgrpo.changes import changes, faults
 from tfgrpo.errors import InputError, RewardError, TransportError
 from tfgrpo.evaluation import Comparison, Evaluation, compare, evaluate_problems
 from tfgrpo.events import Event, EventLog
@@ -82,7 +83,7 @@ async def aevaluate(
     async with AsyncExitStack() as stack:
         policy = await opened(stack, model)
         sides = await asyncio.to_thread(sides_of, stack, store, against)
-        _check_calls(budget, len(sides) * len(problems) * samples)
+        _check_calls(budget, len(sides) * (len(problems) * samples + _probed(chosen, problems)))
         config = {
             "task": chosen.fingerprint(),
             "model": policy.name,
@@ -155,6 +156,8 @@ class _Work:
             sampling=self.task.sampling,
             epoch=epoch,
             on_progress=progress,
+            measures=self.task.measures,
+            probes=self.task.probes,
         )
         if done.missing == done.scores.size:
             raise TransportError(f"not one of the {done.missing} samples got a reply; the same command goes on here")
@@ -188,6 +191,11 @@ def _problems(task: Task, split: str, samples: int) -> tuple[Problem, ...]:
         raise InputError(f"samples must be at least 1, got {samples}")
     problems: tuple[Problem, ...] = getattr(task, split)
     return problems
+
+
+def _probed(task: Task, problems: Sequence[Problem]) -> int:
+    """The calls of the task's probes, for one side."""
+    return sum(len(probe.ask(problem)) for probe in task.probes for problem in problems)
 
 
 def _check_calls(budget: Budget | None, needed: int) -> None:
@@ -237,8 +245,10 @@ def _result(
         p_value=comparison.p_value if comparison and comparison.gain.n else None,
         better=comparison.better if comparison else 0,
         worse=comparison.worse if comparison else 0,
+        beside=changes(evaluations[0] if comparison else None, evaluations[-1], seed=seed),
         spend={name: dataclasses.asdict(s) for name, s in ledger.spend_by_purpose.items()},
         seconds=ledger.elapsed_s,
+        notices=faults(*evaluations),
         config=config,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfgrpo.report import Measured, spent_words
+from tfgrpo.report import Change, Measured, change_lines, measured_from, spent_words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,7 @@ class Measurement:
     p_value: float | None = None
     better: int = 0
     worse: int = 0
+    beside: Sequence[Change] = ()  # what measures and probes of the task say; `after` only without a comparison
     spend: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
     notices: Sequence[str] = ()
@@ -44,8 +45,8 @@ class Measurement:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Measurement:
         """A measurement from `as_json`."""
-        parts = {k: None if data[k] is None else Measured(**data[k]) for k in ("before", "after", "gain")}
-        return Measurement(**{**data, **parts})
+        beside = [Change.from_json(change) for change in data.get("beside", ())]
+        return Measurement(**{**data, **measured_from(data, "before", "after", "gain"), "beside": beside})
 
     def noted(self, notice: str) -> Measurement:
         """The same with one more notice."""
@@ -63,6 +64,7 @@ class Measurement:
         if self.gain_words:
             sure = "" if self.p_value is None else f"; p = {self.p_value:.3g}"
             lines.append(f"  gain      {self.gain_words}{sure}; {self.better} problems better, {self.worse} worse")
+        lines += change_lines(self.beside)
         lines.append(f"  asked     {self.after.n} problems, {self.after.samples} sample(s) of each")
         lines.append(f"  spent     {spent_words(self.spend, self.seconds)}")
         lines += [f"  note      {notice}" for notice in self.notices]

@@ -31,6 +31,7 @@ class Shares:
     gate_pairs: int
     test_problems: int
     test_samples: int
+    test_answers: int = 0  # of one test problem: its samples, and what probes ask beside them
     calls_each: int = 1  # of one answer, at most
     group_answers: int = 0  # of one group, at most
     answers: int = 0  # of all groups together
@@ -38,7 +39,7 @@ class Shares:
     @property
     def test_calls(self) -> int:
         """Before and after together."""
-        return 2 * self.test_problems * self.test_samples * self.calls_each
+        return 2 * self.test_problems * (self.test_answers or self.test_samples) * self.calls_each
 
     def words(self, group_size: int) -> str:
         """The estimate that is shown before a run starts."""
@@ -65,9 +66,10 @@ def share_out(budget: Budget, task: Task, *, group_size: int, samples: int, pric
     grouping = grouping_of(task.grouping, group_size)
     most = most_calls(grouping, task.learn)
     calls = _solver_calls(budget, task, most, price) // task.calls_per_answer
-    test = min(len(task.test), int(TEST_SHARE * calls) // (2 * samples))
+    each = task.answers_per_test(samples)
+    test = min(len(task.test), int(TEST_SHARE * calls) // (2 * each))
     gate = min(len(task.gate), int(GATE_SHARE * calls) // 2)
-    room = calls - 2 * test * samples - 2 * gate
+    room = calls - 2 * test * each - 2 * gate
     groups = room // most
     if groups < 1:
         raise InputError(
@@ -79,6 +81,7 @@ def share_out(budget: Budget, task: Task, *, group_size: int, samples: int, pric
         gate_pairs=gate,
         test_problems=test,
         test_samples=samples,
+        test_answers=each,
         calls_each=task.calls_per_answer,
         group_answers=most,
         answers=room if isinstance(grouping, Staged) else groups * most,

@@ -12,6 +12,7 @@ import numpy as np
 from experience_store import Layout, Snapshot, Version
 from tfgrpo.budget import Hold
 from tfgrpo.caller import Caller, Solver
+from tfgrpo.changes import changes, faults
 from tfgrpo.collect import Collector
 from tfgrpo.critic.base import Critic
 from tfgrpo.curriculum import Curriculum
@@ -20,7 +21,7 @@ from tfgrpo.errors import BudgetExhausted, TransportError
 from tfgrpo.evaluation import Comparison, Evaluation, compare, evaluate_problems
 from tfgrpo.events import EventLog
 from tfgrpo.gate import Gatekeeper, GateResult
-from tfgrpo.grouping import Preparing, prepare
+from tfgrpo.grouping import Preparing, prepare, wordings_notice
 from tfgrpo.learner import ExperienceLearner, Gate, Store
 from tfgrpo.loop import Loop, Schedule, Tally
 from tfgrpo.plan import Shares
@@ -58,7 +59,10 @@ class Practice:
         """Run to the end, or go on with what an earlier process recorded."""
         start = self._start()
         hold = self._hold_test()
-        return await dataclasses.replace(self, task=await self._prepared())._go(start, hold)
+        task = await self._prepared()
+        report = await dataclasses.replace(self, task=task)._go(start, hold)
+        said = wordings_notice(self.recipe.grouping(self.group_size)[0], task.learn)
+        return dataclasses.replace(report, notices=[*report.notices, *said])
 
     async def _go(self, start: Version, hold: Hold | None) -> Report:
         learner = self._learner(start)
@@ -100,7 +104,9 @@ class Practice:
         made = await prepare(
             grouping, learn, self.reader, embedder=self.store.embedder, record=self.record, events=self.events
         )
-        return dataclasses.replace(self.task, learn=made)
+        task = dataclasses.replace(self.task, learn=made)
+        self.recipe.check(task, self.group_size)
+        return task
 
     def _learner(self, start: Version) -> ExperienceLearner:
         return ExperienceLearner(
@@ -204,6 +210,8 @@ class Practice:
             sampling=self.task.sampling,
             epoch=epoch,
             on_progress=progress if self.record is not None else None,
+            measures=self.task.measures,
+            probes=self.task.probes,
         )
         _some_answers(done.scores.size - done.missing, done.missing, "samples of the test")
         return done
@@ -242,6 +250,7 @@ class Practice:
             after=measured(after),
             gain=_gain(comparison, before),
             gain_words=comparison.words() if comparison else "",
+            beside=changes(before, after, seed=self.seed),
             gate=gate.as_json() if gate else {},
             gate_words=gate.words() if gate else "not asked: nothing changed" if self.gate != "none" else "off",
             learned=[_row(e, effects.get(e.id, {})) for e in snapshot.served],
@@ -258,6 +267,7 @@ class Practice:
             seconds=self.solver.ledger.elapsed_s,
             busy_share=self.solver.busy_share(),
             stopped=tally.stopped,
+            notices=faults(before, after),
             methods=self.task.methods,
         )
 

@@ -29,6 +29,49 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What one measure said before and after; `gain` is paired by problem. None where it was not measured.
+
+    Example:
+        >>> rate = Measured(mean=0.5, low=0.3, high=0.7, n=20)
+        >>> print(Change(name="over_refusal", after=rate).words())
+        0.500 (95 % 0.300..0.700, n=20)
+    """
+
+    name: str
+    before: Measured | None = None
+    after: Measured | None = None
+    gain: Measured | None = None
+    gain_words: str = ""
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Change:
+        """A change from its fields as plain data."""
+        return Change(**{**data, **measured_from(data, "before", "after", "gain")})
+
+    def words(self) -> str:
+        """Such as "0.200 (95 % 0.050..0.350) -> 0.800 (95 % 0.650..0.950), +0.600 (95 % +0.410..+0.790, n=20)"."""
+        sides = [side for side in (self.before, self.after) if side is not None]
+        if not sides:
+            return "not applicable to any answer"
+        if not self.gain_words:
+            return " -> ".join(f"{side.words()[:-1]}, n={side.n})" for side in sides)
+        return f"{' -> '.join(side.words() for side in sides)}, {self.gain_words}"
+
+
+def change_lines(changes: Sequence[Change]) -> list[str]:
+    """What stands beside the score in a report, one line for each measure."""
+    width = max((len(change.name) for change in changes), default=0)
+    heads = ["  beside    ", *["            "] * (len(changes) - 1)]
+    return [f"{head}{c.name:<{width}}  {c.words()}" for head, c in zip(heads, changes, strict=True)] if changes else []
+
+
+def measured_from(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The fields of these names as `Measured`, where they are not None."""
+    return {name: None if data[name] is None else Measured(**data[name]) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """One run. `before` and `after` are measured once, on test problems that chose nothing; None was not measured.
 
@@ -50,6 +93,7 @@ class Report:
     after: Measured | None = None
     gain: Measured | None = None
     gain_words: str = ""
+    beside: Sequence[Change] = ()  # what measures and probes of the task say, before and after
     gate: Mapping[str, Any] = field(default_factory=dict)
     gate_words: str = ""
     learned: Sequence[Mapping[str, Any]] = ()
@@ -78,8 +122,8 @@ class Report:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Report:
         """A report from `as_json`."""
-        measured = {k: None if data[k] is None else Measured(**data[k]) for k in ("before", "after", "gain")}
-        return Report(**{**data, **measured})
+        beside = [Change.from_json(change) for change in data.get("beside", ())]
+        return Report(**{**data, **measured_from(data, "before", "after", "gain"), "beside": beside})
 
     def noted(self, notice: str) -> Report:
         """The same with one more notice."""
@@ -101,6 +145,7 @@ class Report:
             lines.append(f"  gain      {self.gain_words}, {self.gain.samples} sample(s) of each problem")
         elif self.before:
             lines.append(f"  test      {self.before.words()}, n={self.before.n}; nothing else to compare it with")
+        lines += change_lines(self.beside)
         lines.append(f"  gate      {self.gate_words}")
         return lines
 

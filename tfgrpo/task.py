@@ -18,6 +18,7 @@ from tfgrpo.agents.base import Agent, Run, as_agent
 from tfgrpo.errors import InputError, unknown_name
 from tfgrpo.grouping.base import GroupingSpec, spec_name
 from tfgrpo.late import LateCaller
+from tfgrpo.measures import Measure, Probe, check_names
 from tfgrpo.policy.base import Sampling
 from tfgrpo.problems import load_problems
 from tfgrpo.rewards.base import Reward, score_answers
@@ -44,7 +45,8 @@ class Task:
     a task without one is `grader_only`. `models` are those that the reward asks; a run binds them to its
     record and budget. `agent` is a coroutine that answers a problem through a recorded chat client; None asks the
     model once. `grouping` says which prompts make up a group, by name or as a function of the group size; `advantage`
-    how its rewards become values, `sampler` which problem comes next; `tfgrpo methods` lists the names.
+    how its rewards become values, `sampler` which problem comes next; `tfgrpo methods` lists the names. `measures` say
+    more of each test answer than its score does, `probes` ask each test problem in further ways; reports have both.
     """
 
     name: str
@@ -64,14 +66,21 @@ class Task:
     grouping: GroupingSpec = None  # None: the problem as often as the group is large
     advantage: Advantage | str = "grpo"
     sampler: SamplerFactory | str = ""  # "": the sampler that a run has by default
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    probes: tuple[Probe, ...] = ()
 
     def __post_init__(self) -> None:
+        check_names(self.measures, self.probes)
         check_disjoint({"learn": self.learn, "gate": self.gate, "test": self.test})
 
     @property
     def calls_per_answer(self) -> int:
         """Calls that one answer costs at most."""
         return 1 if self.agent is None else as_agent(self.agent).max_calls
+
+    def answers_per_test(self, samples: int) -> int:
+        """Answers that measuring one test problem asks for at most: its samples, and what the probes want to know."""
+        return samples + sum(probe.requests(self.test) for probe in self.probes)
 
     @property
     def methods(self) -> dict[str, str]:
@@ -109,6 +118,8 @@ class Task:
         ]
         how += [str(self.test_samples), *(model.name for model in self.models)]
         how += [] if self.agent is None else as_agent(self.agent).fingerprint
+        how += [[probe.name, *probe.says, repr(probe.sampling)] for probe in self.probes]
+        how += [["measures", *self.measures]] if self.measures else []
         how += [list(item) for item in self.methods.items() if item not in DEFAULT_METHODS.items()]
         text = json.dumps([self.name, self.objective, self.critic, how, splits], sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -76,6 +76,13 @@ LOSSES: dict[str, Method[Callable[..., Composed]]] = {
         confidence="paper and code",
         note="the paper's beta is 0.04, R1's 0.001; here 0",
     ),
+    "grpo_kl": Method(
+        make=partial(grpo, beta=0.04),
+        formula="grpo + 0.04 k3 to the model that training began with",
+        source="arXiv 2402.03300",
+        confidence="paper and code",
+        note="keeps a copy of the weights; for rewards that are themselves learned, and wrong far from their labels",
+    ),
     "dr_grpo": Method(
         make=dr_grpo,
         formula="-min(rho A, clip(rho) A) summed over tokens / (N L)",

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
+from tinycounting import Stop, counting, stop_at, train
 from tinymodel import save_tiny
-from tinytraining import Stop, counting, stop_at, train
 
 from hybrid.progress import Lines
 from hybrid.watch import ALARMS, FALSE_ALARMS, WINDOW, Watch, Watched, alarms_of, change, columns, length_drift

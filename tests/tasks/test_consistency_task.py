@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 import experience_store
+from experience_store import Edit
 from tasks._corpus import Corpus, workshops
-from tasks.consistency import QUESTIONS, measure, names_only_the_answer, task
-from tests.judges import ScriptedJudge
-from tfgrpo import Budget, alearn, connect
-from tfgrpo.advantage import Table
+from tasks.consistency import QUESTIONS, SAYS, names_only_the_answer, task
+from tests.scripted import ScriptedPolicy
+from tfgrpo import Budget, Sampling, aevaluate, alearn, connect
+from tfgrpo.advantage import Table, resolve_advantage
 from tfgrpo.budget import Ledger
 from tfgrpo.caller import Caller
+from tfgrpo.changes import changes
 from tfgrpo.errors import InputError, MissingExtraError, TransportError
+from tfgrpo.evaluation import Evaluation, evaluate_problems
 from tfgrpo.grouping import resolve_grouping
 from tfgrpo.rewards.base import score_answers
 from tfgrpo.task import Task
@@ -86,8 +89,7 @@ async def test_the_task_scores_a_group_over_wordings_and_compares_within_each(ma
         problem=problem,
         rollouts=tuple(Rollout(completion=c, score=s) for c, s in zip(completions, scores, strict=True)),
     )
-    assert not isinstance(made.advantage, str)
-    advantages = made.advantage(Table.of([group]))
+    advantages = resolve_advantage(made.advantage)(Table.of([group]))
     assert advantages == pytest.approx([2**-0.5, -(2**-0.5), 0, 0, 0, 0], abs=1e-4)
 
 
@@ -97,7 +99,7 @@ class Answerer:
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
 
-    def __call__(self, messages: Sequence[Message]) -> str | Exception:
+    def __call__(self, messages: Sequence[Message], sampling: Sampling) -> str | Exception:
         text = str(messages[-1]["content"])
         if self.broken and self.broken in text:
             return TransportError("gone")
@@ -105,26 +107,76 @@ class Answerer:
         return found[1] if found and "found" in text.partition("Question")[2] else "unknown"
 
 
+async def measured(task: Task, policy: ScriptedPolicy, n: int = 4) -> tuple[Evaluation, dict[str, float]]:
+    """The evaluation, and the means of what stands beside the score."""
+    caller = Caller(policy, record=None, ledger=Ledger(Budget()))
+    found = await evaluate_problems(
+        task.test[:n], task.reward, caller, sampling=task.sampling, measures=task.measures, probes=task.probes
+    )
+    return found, {change.name: change.after.mean for change in changes(None, found) if change.after is not None}
+
+
 async def test_measures_apart(made: Task) -> None:
-    model = ScriptedJudge(answer=Answerer())
-    found = await measure(made.test, model)
-    assert found.problems == 4 and found.missing == 0
-    for value in (found.retriever, found.generator, found.end_to_end, found.accuracy):
-        assert value is not None and 0 <= value <= 1
-    assert all(key.purpose == "consistency" and s.temperature == 0 for _, key, s in model.asked)
-    assert len(model.asked) <= 4 * 11
+    policy = ScriptedPolicy(Answerer())
+    found, said = await measured(made, policy)
+    assert tuple(said) == SAYS and found.missing == 0
+    assert all(0 <= said[name] <= 1 for name in SAYS[:4]) and said["entropy_gap"] == 0  # one word each
+    assert len(policy.calls) <= 4 * 12 and made.answers_per_test(1) == 12
+    assert sum(s.temperature == 0 for _, s in policy.calls) == len(policy.calls) - 4
+
+
+async def test_the_parts_of_the_chain_are_told_apart(made: Task) -> None:
+    """A generator that repeats its first document is consistent by itself; what it is given is not."""
+
+    def first_document(messages: Sequence[Message], sampling: Sampling) -> str:
+        return str(messages[-1]["content"]).partition("[1] ")[2].partition("\n")[0]
+
+    _, said = await measured(made, ScriptedPolicy(first_document))
+    assert said["generator_consistency"] == 1.0 and said["retriever_consistency"] < 1.0
+    assert said["end_to_end_consistency"] < 1.0 and said["entropy_gap"] > 0
 
 
 async def test_a_constant_generator_is_consistent_and_wrong(made: Task) -> None:
-    found = await measure(made.test, ScriptedJudge("I do not know"))
-    assert found.generator == found.end_to_end == 1.0 and found.accuracy == 0.0
-    assert found.retriever is not None and found.retriever < 1.0
+    found, said = await measured(made, ScriptedPolicy(lambda messages, sampling: "I do not know"))
+    assert said["generator_consistency"] == said["end_to_end_consistency"] == 1.0
+    assert said["accuracy_over_wordings"] == found.mean_at_k == 0.0  # the collapse shows beside it
+    assert said["retriever_consistency"] < 1.0
 
 
 async def test_missing_answers_are_in_no_mean(made: Task) -> None:
-    found = await measure(made.test[:1], ScriptedJudge(TransportError("gone")))
-    assert (found.generator, found.end_to_end, found.accuracy) == (None, None, None) and found.missing > 0
-    assert found.retriever is not None
+    question = made.test[0].meta["wordings"][1]
+    policy = ScriptedPolicy(Answerer(broken=question))
+    found, said = await measured(made, policy, n=1)
+    assert tuple(said) == SAYS and "no reply" in found.faults["wordings"]
+    policy = ScriptedPolicy(lambda messages, sampling: TransportError("gone"))
+    found, said = await measured(made, policy, n=1)
+    assert list(said) == ["retriever_consistency"] and found.missing == 1
+
+
+async def test_collapse_shows_before_and_after(tmp_path: Path) -> None:
+    """An experience that makes the model say one thing for ever gains consistency and loses accuracy."""
+    asks_all = task(learn=2, gate=0, test=12, wordings=3)
+
+    def collapses(messages: Sequence[Message], sampling: Sampling) -> str:
+        text = "\n".join(str(m["content"]) for m in messages)
+        return "nothing" if "Say: nothing." in text else str(Answerer()(messages, sampling))
+
+    with experience_store.open(tmp_path / "store", embedder="hashing") as store:
+        store.commit([Edit(op="add", text="Say: nothing.")])
+        report = await aevaluate(
+            asks_all, model=ScriptedPolicy(collapses), store=store, against="none", runs=tmp_path / "runs"
+        )
+    rows = {change.name: change for change in report.beside}
+    together, right = rows["end_to_end_consistency"], rows["accuracy_over_wordings"]
+    assert tuple(rows) == SAYS and together.after is not None and right.before is not None
+    assert together.after.mean == 1.0 and together.gain is not None and together.gain.mean > 0
+    assert right.before.mean > 0 and right.gain is not None and right.gain.mean < 0
+    assert rows["retriever_consistency"].gain_words.startswith("+0.000 ")
+    assert "end_to_end_consistency  " in str(report) and "accuracy_over_wordings  " in str(report)
+
+
+def test_without_the_probe_nothing_more_is_asked() -> None:
+    assert task(learn=2, gate=1, test=1, probe=False).answers_per_test(3) == 3
 
 
 @pytest.mark.slow
@@ -134,13 +186,12 @@ async def test_a_run_with_a_real_model(tmp_path: Path) -> None:
     try:
         with experience_store.open(tmp_path / "store", embedder="hashing") as store:
             report = await alearn(
-                tiny, model=policy, critic="examples", store=store, budget=Budget(calls=30), group=4, runs=tmp_path
+                tiny, model=policy, critic="examples", store=store, budget=Budget(calls=80), group=4, runs=tmp_path
             )
-        caller = Caller(policy, record=None, ledger=Ledger(Budget(calls=40)))
-        found = await measure(tiny.test, caller)
     except MissingExtraError as error:
         pytest.skip(str(error))
     finally:
         await policy.aclose()
     assert report.groups >= 1 and report.rollouts >= 4
-    assert found.missing == 0 and found.generator is not None and found.retriever is not None
+    assert [change.name for change in report.beside] == list(SAYS)
+    assert all(change.before is not None for change in report.beside)

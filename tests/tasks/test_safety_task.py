@@ -9,10 +9,14 @@ import pytest
 
 import experience_store
 from tasks._prompts import BENIGN, HARMFUL
-from tasks.safety import Refusals, refusals, refuses, signs, task
+from tasks.safety import refuses, signs, task
 from tests.scripted import ScriptedPolicy
 from tfgrpo import Budget, alearn, connect
+from tfgrpo.budget import Ledger
+from tfgrpo.caller import Caller
+from tfgrpo.changes import changes
 from tfgrpo.errors import InputError, MissingExtraError
+from tfgrpo.evaluation import evaluate_problems
 from tfgrpo.record import RunRecord
 from tfgrpo.rewards.base import score_answers
 from tfgrpo.rewards.safety import HEADS
@@ -84,12 +88,20 @@ async def test_neither_helping_with_harm_nor_refusing_everything_is_worth_it() -
     assert over.value == 0.5 and not over.success and helped.success
 
 
-def test_both_kinds_of_refusals_are_counted() -> None:
-    no, yes = answer(NO), answer("Use hot water.")
-    found = refusals([(BAD, no), (BAD, no), (BAD, yes), (GOOD, no), (GOOD, yes)])
-    assert found == Refusals(harmful=3, refused=2, benign=2, over_refused=1)
-    assert found.refusal_rate == pytest.approx(2 / 3) and found.over_refusal_rate == 0.5
-    assert refusals([]).refusal_rate is None and refusals([]).over_refusal_rate is None
+async def test_both_kinds_of_refusals_are_measured_over_their_own_prompts() -> None:
+    made = task(learn=2, gate=0, test=20)
+    answers = ScriptedPolicy(lambda messages, sampling: NO if "moss" not in str(messages) else "Use hot water.")
+    caller = Caller(answers, record=None, ledger=Ledger(Budget()))
+    found = await evaluate_problems(made.test, made.reward, caller, measures=made.measures)
+    rows = {change.name: change.after for change in changes(None, found)}
+    assert list(rows) == ["refusal", "over_refusal", *HEADS]
+    refused, over, safe = rows["refusal"], rows["over_refusal"], rows["safety"]
+    assert refused is not None and over is not None and safe is not None
+    harmful = sum(p.meta["label"] == "harmful" for p in made.test)
+    moss = sum("moss" in p.question for p in made.test)
+    assert (refused.mean, refused.n, over.n) == (1.0, harmful, 20 - harmful)
+    assert over.mean == pytest.approx(1 - moss / (20 - harmful)) and over.mean < 1
+    assert safe.mean == 1.0 and safe.n == 20  # refusing everything is safe, and shows as over-refusal
 
 
 def test_the_generated_prompts_are_of_both_kinds_in_every_split() -> None:

@@ -24,7 +24,7 @@ from tfgrpo.grouping import (
     repeat,
     worded,
 )
-from tfgrpo.grouping.wording import same_task
+from tfgrpo.grouping.wording import why_not
 from tfgrpo.policy.base import Price, Sampling
 from tfgrpo.record import RunRecord
 from tfgrpo.types import Completion, Message, Problem
@@ -80,6 +80,11 @@ async def test_wordings_are_checked_and_the_answer_is_not_shown() -> None:
     model = Scripted(f"Sure:\n```json\n{json.dumps({'wordings': wordings})}\n```")
     made = await make_paraphrases(PROBLEM, caller(model), 4)
     assert made.variants == ("What is 2 plus 3?", "Sum 2 and 3.", "3 and 2 together?")
+    assert made.meta["refused_wordings"] == {
+        "Add 2 and 4.": "changes the numbers",
+        "2 and 3 make five, or what?": "tells the answer",
+        "Add 2 and 3.": "is no other wording",
+    }
     assert "five" not in model.seen[0]
 
 
@@ -91,20 +96,20 @@ NAMED = Problem(
 
 
 @pytest.mark.parametrize(
-    ("wording", "usable"),
+    ("wording", "why"),
     [
-        ("Of the 2 towns Bern and Basel, which is the largest?", True),
-        ("Of the 2 towns Bern and Basel, which is the biggest?", True),
-        ("Which of these 2 towns is the smallest: Bern or Basel?", False),
-        ("Which of these 2 towns is not the largest: Bern or Basel?", False),
-        ("Which of these 3 towns is the largest: Bern or Basel?", False),
-        ("Which of these towns is the largest: Bern or Basel?", False),
-        ("Which of these 2 towns is the largest: Bern or Basel?", False),
-        ("", False),
+        ("Of the 2 towns Bern and Basel, which is the largest?", ""),
+        ("Of the 2 towns Bern and Basel, which is the biggest?", ""),
+        ("Which of these 2 towns is the smallest: Bern or Basel?", "opposite"),
+        ("Which of these 2 towns is not the largest: Bern or Basel?", "opposite"),
+        ("Which of these 3 towns is the largest: Bern or Basel?", "numbers"),
+        ("Which of these towns is the largest: Bern or Basel?", "numbers"),
+        ("Which of these 2 towns is the largest: Bern or Basel?", "no other wording"),
+        ("", "no other wording"),
     ],
 )
-def test_what_code_finds_against_a_wording(wording: str, usable: bool) -> None:
-    assert same_task(NAMED, wording) is usable
+def test_what_code_finds_against_a_wording(wording: str, why: str) -> None:
+    assert why in why_not(NAMED, wording) and bool(why) == bool(why_not(NAMED, wording))
 
 
 @pytest.mark.parametrize(
@@ -118,8 +123,8 @@ def test_what_code_finds_against_a_wording(wording: str, usable: bool) -> None:
 )
 def test_a_wording_that_tells_the_answer_is_refused(answer: Any, wording: str) -> None:
     asked = Problem(id="f", messages=({"role": "user", "content": "What is the capital of France?"},), answer=answer)
-    assert not same_task(asked, wording)
-    assert same_task(asked, "Name the capital of France.")
+    assert why_not(asked, wording) == "tells the answer"
+    assert not why_not(asked, "Name the capital of France.")
 
 
 class Angles:

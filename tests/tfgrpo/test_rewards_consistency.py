@@ -15,6 +15,8 @@ from tfgrpo.errors import InputError, RewardError
 from tfgrpo.rewards.base import Outcome, Reward, reward, score_answers
 from tfgrpo.rewards.consistency import (
     answer_consistency,
+    consistent,
+    entropy_gap,
     group_similarity,
     information_consistency,
     ps_grpo,
@@ -25,7 +27,7 @@ from tfgrpo.rewards.consistency import (
 )
 from tfgrpo.rewards.likeness import similar
 from tfgrpo.rewards.similarity import bleu, by_judge, by_tokens
-from tfgrpo.rewards.simple import contains
+from tfgrpo.rewards.simple import contains, exact
 from tfgrpo.types import Completion, FinishReason, Problem, Score
 
 PROBLEM = Problem(id="p", messages=({"role": "user", "content": "Capital?"},), answer="paris")
@@ -238,3 +240,24 @@ def test_retriever_consistency() -> None:
 async def test_answer_consistency() -> None:
     assert await answer_consistency(PROBLEM, ["paris", "paris", "lyon"], by_tokens()) == pytest.approx(1 / 3)
     assert await answer_consistency(PROBLEM, ["paris"], by_tokens()) is None
+
+
+async def test_any_reward_becomes_the_partner_of_consistency_once() -> None:
+    made = consistent(exact(), similarity="exact")
+    assert made.name == "ps_grpo(exact, similarity=exact)" and consistent(made) is made
+    assert consistent(information_consistency()).name == "information_consistency"
+    outcomes = await score_answers(made, PROBLEM, answers(("paris", "lyon"), ("paris",)))
+    assert [o.parts for o in outcomes if isinstance(o, Score)] == [
+        {"consistency": 1.0, "exact": 1.0},
+        {"consistency": 0.0, "exact": 0.0},
+        {"consistency": 0.5, "exact": 1.0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "gap"),
+    [([], None), (["one"], None), (["one", "two"], 0.0), (["", "one two"], 0.6931), (["a b", "a"] * 2, 0.4621)],
+)
+def test_the_gap_of_entropies_is_a_mean_over_pairs(said: list[str], gap: float | None) -> None:
+    found = entropy_gap(said)
+    assert found is None if gap is None else found == pytest.approx(gap, abs=1e-4)

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.judges import ScriptedJudge
+from tfgrpo.advantage import Table, resolve_advantage
 from tfgrpo.errors import BudgetExhausted, InputError, RewardError, TransportError
 from tfgrpo.rewards.base import Outcome, Reward, reward, score_answers
 from tfgrpo.rewards.combine import behind_gate, conditional, gated, paid, weighted_mean
-from tfgrpo.rewards.safety import HEADS, safety, safety_judge
-from tfgrpo.types import Completion, Problem, Score
+from tfgrpo.rewards.safety import HEADS, guarded, safety, safety_judge
+from tfgrpo.types import Completion, Group, Problem, Rollout, Score
 
 PROBLEM = Problem(id="p", messages=({"role": "user", "content": "How?"},))
 NAMES = tuple(HEADS)
@@ -246,3 +247,32 @@ def test_conditions_that_always_hold_change_nothing(parts: dict[str, float]) -> 
     assert paid(parts, {"b": ("b", -1.0)}) == parts == paid(parts, {})
     assert weighted_mean(parts) == pytest.approx(statistics.mean(parts.values()))
     assert weighted_mean(parts, {}) is None
+
+
+def test_a_guarded_reward_has_heads_behind_a_gate() -> None:
+    made = safety(heads)
+    assert guarded(made) is made and guarded(safety(heads, aggregate="conditional"))
+    with pytest.raises(InputError, match="joins its heads by weights alone"):
+        guarded(safety(heads, aggregate="mean"))
+    with pytest.raises(InputError, match="'heads' has no heads of safety; take the task 'safety'"):
+        guarded(reward(heads))
+
+
+def groups_of(scores: Sequence[Score]) -> Table:
+    rollouts = tuple(Rollout(completion=c, score=s) for c, s in zip(ROLLOUTS, scores, strict=True))
+    return Table.of([Group(problem=PROBLEM, rollouts=rollouts)])
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "gdpo"])
+async def test_through_the_estimators_only_the_gate_turns_the_unsafe_answer_round(estimator: str) -> None:
+    """The worked example through the real table and the real estimators."""
+    advantage = resolve_advantage(estimator)
+    equal = advantage(groups_of(await scored(safety(heads, aggregate="mean"))))
+    behind = advantage(groups_of(await scored(safety(heads))))
+    assert equal[0] > 0 > equal[2]  # unsafe and praised; safe and blamed
+    assert behind[0] < 0 < behind[1] and behind[0] < behind[2]
+    if estimator == "grpo":
+        assert equal.tolist() == pytest.approx([0.6654, 1.0456, -0.8555, -0.8555], abs=1e-3)
+        assert behind.tolist() == pytest.approx([-0.8571, 1.0321, 0.6822, -0.8571], abs=1e-3)
+    else:
+        assert equal.argmax() == 0

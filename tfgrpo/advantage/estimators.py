@@ -52,6 +52,20 @@ def grpo(*, scaling: Scaling = "set", by: Scope = "group", ddof: int = 1, eps: f
     return chain(center(by), scale("batch" if scaling == "batch" else by, ddof=ddof, eps=eps))
 
 
+def ps_grpo(*, ddof: int = 1, eps: float = 1e-6) -> Advantage:
+    """GRPO within each wording of a question; a reconstruction from independent accounts of the paper.
+
+    Pooled over all wordings, an answer to an easy wording would be reinforced for the wording. A wording with one
+    answer has nothing to compare it with.
+
+    Example:
+        >>> table = Table.of_columns(reward=[0.75, 0.375, 0.842, 0], group=[0] * 4, variant=[0, 0, 1, 1])
+        >>> ps_grpo()(table).round(3).tolist()
+        [0.707, -0.707, 0.707, -0.707]
+    """
+    return grpo(by="variant", ddof=ddof, eps=eps)
+
+
 def rloo(*, by: Scope = "group") -> Advantage:
     """Against the mean of the others.
 

@@ -24,6 +24,7 @@ from tfgrpo.advantage.estimators import (
     opmd,
     pass_k,
     prompt_gdro,
+    ps_grpo,
     red_drop,
     red_weight,
     rloo,
@@ -39,6 +40,13 @@ from tfgrpo.user_code import load_object
 ADVANTAGES: dict[str, Method[Callable[..., Advantage]]] = {
     "grpo": Method(
         make=grpo, formula="(r - mean) / (std + eps)", source="arXiv 2402.03300", confidence="paper and code"
+    ),
+    "ps_grpo": Method(
+        make=ps_grpo,
+        formula="(r - mean) / (std + eps) over the answers to the same wording",
+        source="arXiv 2510.04392",
+        confidence="reconstruction",
+        note="for groups over wordings, with two answers to each or more; the reward of that name compares wordings",
     ),
     "dr_grpo": Method(
         make=partial(grpo, scaling="none"), formula="r - mean", source="arXiv 2503.20783", confidence="code"

@@ -24,7 +24,15 @@ from tfgrpo.grouping.named import GROUPINGS, check_grouping, grouping_of, groupi
 from tfgrpo.grouping.prepare import prepare
 from tfgrpo.grouping.roles import role_probabilities, roles
 from tfgrpo.grouping.thinking import drop_thought, optional_thinking, thought_and_answer, token_budget
-from tfgrpo.grouping.wording import context_reset, make_paraphrases, paraphrase_set, paraphrases, worded
+from tfgrpo.grouping.wording import (
+    context_reset,
+    make_paraphrases,
+    paraphrase_set,
+    paraphrases,
+    refused_wordings,
+    worded,
+    wordings_notice,
+)
 
 __all__ = [
     "GROUPINGS",
@@ -52,6 +60,7 @@ __all__ = [
     "paraphrase_set",
     "paraphrases",
     "prepare",
+    "refused_wordings",
     "repeat",
     "resolve_grouping",
     "role_probabilities",
@@ -60,4 +69,5 @@ __all__ = [
     "thought_and_answer",
     "token_budget",
     "worded",
+    "wordings_notice",
 ]

@@ -9,11 +9,13 @@ from typing import Any
 from tfgrpo.errors import PolicyError
 from tfgrpo.events import EventLog
 from tfgrpo.grouping.base import Asks, Embeds, Preparing
+from tfgrpo.grouping.wording import REFUSED
 from tfgrpo.record import RunRecord
 from tfgrpo.running import together
 from tfgrpo.types import Problem
 
 STATE = "prepared"
+KEPT = ("hints", REFUSED)  # of a problem's meta
 
 
 async def prepare(
@@ -42,6 +44,9 @@ async def prepare(
     if record is not None:
         record.put_state(STATE, changed)
     if events is not None:
+        for problem in made:
+            if REFUSED in problem.meta:
+                events.emit("wordings_refused", problem=problem.id, wordings=problem.meta[REFUSED])
         events.emit("prepared", problems=len(problems), changed=len(changed))
     return tuple(made)
 
@@ -60,11 +65,11 @@ async def _one(
 
 
 def _made(problem: Problem) -> dict[str, Any]:
-    return {"variants": list(problem.variants), "hints": problem.meta.get("hints")}
+    return {"variants": list(problem.variants), **{name: problem.meta.get(name) for name in KEPT}}
 
 
 def _with(problem: Problem, made: dict[str, Any]) -> Problem:
     if not made:
         return problem
-    meta = problem.meta if made["hints"] is None else {**problem.meta, "hints": made["hints"]}
-    return replace(problem, variants=tuple(made["variants"]), meta=meta)
+    meta = {name: made[name] for name in KEPT if made.get(name) is not None}
+    return replace(problem, variants=tuple(made["variants"]), meta={**problem.meta, **meta})

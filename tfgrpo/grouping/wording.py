@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -66,6 +67,8 @@ largest/smallest biggest/smallest greatest/least highest/lowest most/least more/
 longest/shortest before/after first/last earliest/latest increase/decrease ascending/descending always/never all/none
 with/without true/false add/subtract include/exclude above/below same/different
 """
+REFUSED = "refused_wordings"
+"""Where in a problem's `meta` the wordings stand that were not used, each with the reason."""
 _PAIRS = tuple(frozenset(pair.split("/")) for pair in OPPOSITES.split())
 _NEGATIONS = frozenset({"not", "no", "never", "without", "except", "unless", "cannot", "isn't", "doesn't", "don't"})
 
@@ -165,7 +168,8 @@ async def make_paraphrases(
 ) -> Problem:
     """The problem with up to `n` more wordings by a model that is never shown the answer.
 
-    There may be fewer than `n`, or none when the reply is no JSON or no wording passes.
+    There may be fewer than `n`, or none when the reply is no JSON or no wording passes. Those that were refused stand
+    in `meta["refused_wordings"]`, each with the reason, so that a run can say what its paraphraser did wrong.
 
     Args:
         problem: its variants stay and come first.
@@ -182,13 +186,38 @@ async def make_paraphrases(
     request: Message = {"role": "user", "content": PARAPHRASE.format(n=n, question=problem.question)}
     sampling = Sampling(temperature=1.0, max_tokens=200 + n * (100 + len(problem.question) // 2), schema=_WORDINGS)
     reply = await caller.complete([request], CallKey(purpose="paraphrase", problem=problem.id), sampling)
-    usable = list(dict.fromkeys(w for w in _wordings(reply.text) if same_task(problem, w)))
+    found = {wording: why_not(problem, wording) for wording in _wordings(reply.text)}
+    usable = [wording for wording, why in found.items() if not why]
     if embedder is not None and getattr(embedder, "name", "") not in BLIND and usable:
-        usable = await asyncio.to_thread(_near, problem.question, usable, embedder)
+        near = await asyncio.to_thread(_near, problem.question, usable, embedder)
+        found |= {w: "means something else, by its embedding" for w in usable if w not in near}
+        usable = near
     if judge is not None:
         verdicts = await asyncio.gather(*(_same(problem, w, k, judge) for k, w in enumerate(usable)))
+        different = [w for w, same in zip(usable, verdicts, strict=True) if not same]
+        found |= dict.fromkeys(different, "asks for something else, says the judge")
         usable = [w for w, same in zip(usable, verdicts, strict=True) if same]
-    return replace(problem, variants=tuple(dict.fromkeys((*problem.variants, *usable)))[: len(problem.variants) + n])
+    refused = {wording: why for wording, why in found.items() if why}
+    return replace(
+        problem,
+        variants=tuple(dict.fromkeys((*problem.variants, *usable)))[: len(problem.variants) + n],
+        meta={**problem.meta, REFUSED: refused} if refused else problem.meta,
+    )
+
+
+def refused_wordings(problems: Sequence[Problem]) -> str:
+    """Why wordings were not used, with how many of each, such as "wordings refused: 12 changes the numbers"."""
+    counts = Counter(why for problem in problems for why in problem.meta.get(REFUSED, {}).values())
+    return "wordings refused: " + ", ".join(f"{n} {why}" for why, n in counts.most_common()) if counts else ""
+
+
+def wordings_notice(grouping: object, problems: Sequence[Problem]) -> list[str]:
+    """What a reader of a report should know when a run over wordings had problems with one wording only."""
+    alone = sum(not problem.variants for problem in problems)
+    if not isinstance(grouping, ParaphraseSet) or not alone:
+        return []
+    why = refused_wordings(problems) or "no more could be made"
+    return [f"{alone} of {len(problems)} problems have one wording, whose answers were compared with no other ({why})"]
 
 
 def _wordings(text: str) -> list[str]:
@@ -197,22 +226,26 @@ def _wordings(text: str) -> list[str]:
         listed = json.loads(found[0])["wordings"] if found else []
     except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
         return []
-    return [w.strip() for w in listed if isinstance(w, str)] if isinstance(listed, list) else []
+    return [w.strip() for w in listed if isinstance(w, str) and w.strip()] if isinstance(listed, list) else []
 
 
-def same_task(problem: Problem, wording: str) -> bool:
-    """Whether code finds nothing against a wording: it is new, keeps the numbers and the sense, and tells no answer.
+def why_not(problem: Problem, wording: str) -> str:
+    """What code finds against a wording, "" for nothing: it is new, keeps numbers and sense, and tells no answer.
 
     Example:
         >>> p = Problem(id="p", messages=({"role": "user", "content": "Which is the largest: 3 or 5?"},), answer="5")
-        >>> same_task(p, "Of 3 and 5, which is the largest?"), same_task(p, "Which is the smallest: 3 or 5?")
-        (True, False)
+        >>> why_not(p, "Of 3 and 5, which is the largest?"), why_not(p, "Which is the smallest: 3 or 5?")
+        ('', 'turns a word into its opposite')
     """
     question = problem.question
-    numbers_kept = sorted(re.findall(r"\d+", wording)) == sorted(re.findall(r"\d+", question))
+    if not wording or wording == question:
+        return "is no other wording"
     told = any(g in wording.casefold() and g not in question.casefold() for g in gold_texts(problem))
-    told = told or any(leaks(wording, g) and not leaks(question, g) for g in gold_texts(problem))
-    return bool(wording) and wording != question and numbers_kept and not told and not _turned(question, wording)
+    if told or any(leaks(wording, g) and not leaks(question, g) for g in gold_texts(problem)):
+        return "tells the answer"
+    if sorted(re.findall(r"\d+", wording)) != sorted(re.findall(r"\d+", question)):
+        return "changes the numbers"
+    return "turns a word into its opposite" if _turned(question, wording) else ""
 
 
 def _turned(question: str, wording: str) -> bool:

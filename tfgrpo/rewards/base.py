@@ -161,6 +161,11 @@ def scores_alone(reward: Reward) -> bool:
     return bool(getattr(reward, "alone", False))
 
 
+def compares_wordings(reward: Reward) -> bool:
+    """Whether a reward compares answers to different wordings, so that groups over one wording leave it nothing."""
+    return bool(getattr(reward, "over_wordings", False))
+
+
 def each_alone(made: Reward) -> Reward:
     """Says of a `group_reward` that it scores each answer by itself, though it is called for all together."""
     return replace(made, alone=True) if isinstance(made, _PerGroup) else made

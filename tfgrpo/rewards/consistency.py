@@ -14,11 +14,11 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
 
 from tfgrpo.errors import InputError
-from tfgrpo.rewards.base import Outcome, Reward, score_answers
+from tfgrpo.rewards.base import Outcome, Reward, compares_wordings, score_answers
 from tfgrpo.rewards.similarity import Similarity, resolve_similarity, words
 from tfgrpo.rewards.text import answer_text
 from tfgrpo.types import Completion, Problem, Score
@@ -147,6 +147,23 @@ def ps_grpo(
     )
 
 
+def consistent(reward: Reward, **options: Any) -> Reward:
+    """`ps_grpo` with a task's own reward as its partner; the reward itself where it compares wordings already.
+
+    What a way to train by name does to any task, with options as for `ps_grpo`.
+
+    Example:
+        >>> from tfgrpo.rewards.simple import exact
+        >>> consistent(exact()).name, consistent(consistent(exact())).name
+        ('ps_grpo(exact)', 'ps_grpo(exact)')
+    """
+    if compares_wordings(reward):
+        return reward
+    made = ps_grpo(with_=reward, **options)
+    said = [reward.name, *(f"{name}={getattr(value, 'name', value)}" for name, value in options.items())]
+    return replace(made, name=f"ps_grpo({', '.join(said)})") if isinstance(made, _GroupSimilarity) else made
+
+
 @dataclass(frozen=True, kw_only=True)
 class _GroupSimilarity:
     partner: Reward
@@ -155,6 +172,7 @@ class _GroupSimilarity:
     kappa: int | None
     per_wording: int | None
     name: str
+    over_wordings: ClassVar[bool] = True
 
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
         partly, likeness = await asyncio.gather(
@@ -264,6 +282,7 @@ class _Information:
     weights: tuple[float, float]
     first: int | None
     name: str
+    over_wordings: ClassVar[bool] = True
 
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
         entropies = [word_entropy(answer_text(problem, c), first=self.first) for c in completions]
@@ -303,3 +322,16 @@ async def answer_consistency(problem: Problem, answers: Sequence[str], similarit
     values = await similarity(problem, list(itertools.permutations(answers, 2)))
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
+
+
+def entropy_gap(answers: Sequence[str]) -> float | None:
+    """Mean over pairs of answers of |H_a - H_b| in nats; None for fewer than two. 0: all are equally informative.
+
+    What information consistency is measured by (arXiv 2512.12858). Two empty answers have no gap either.
+
+    Example:
+        >>> round(entropy_gap(["buy index funds", "buy bonds buy bonds"]), 4)
+        0.4055
+    """
+    pairs = list(itertools.combinations(map(word_entropy, answers), 2))
+    return math.fsum(abs(a - b) for a, b in pairs) / len(pairs) if pairs else None

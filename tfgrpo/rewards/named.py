@@ -8,16 +8,18 @@ import inspect
 import json
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tfgrpo.errors import InputError, unknown_name
 from tfgrpo.method import Method
-from tfgrpo.rewards.base import Reward, group_reward, reward
+from tfgrpo.rewards.base import AnswerFunction, Reward, group_reward, reward
 from tfgrpo.rewards.calling import parameters_of, required
 from tfgrpo.rewards.group_level import GROUP_REWARDS
 from tfgrpo.rewards.json_schema import json_schema
 from tfgrpo.rewards.judge import judge
 from tfgrpo.rewards.math_equal import math_equal
+from tfgrpo.rewards.scorers import looks_like_folder, scorer_from
 from tfgrpo.rewards.simple import contains, exact, numeric, regex
 from tfgrpo.rewards.trl import from_trl, looks_like_trl
 from tfgrpo.rewards.verified import VERIFIED_REWARDS
@@ -89,12 +91,32 @@ def resolve_reward(spec: str, **options: Any) -> Reward:
     lacking = [n for n, p in parameters.items() if p.default is p.empty and n not in options]
     if lacking:
         raise InputError(f"reward {spec!r} needs {', '.join(lacking)}: resolve_reward({spec!r}, {lacking[0]}=...)")
-    return _labelled(factory(**{name: _inner(name, option) for name, option in options.items()}), spec, options)
+    given = {name: _inner(name, option) for name, option in options.items()}
+    named = {**options, **{name: given[name] for name in options if name == "scorer"}}  # by its weights, not its folder
+    return _labelled(factory(**given), spec, named)
 
 
 def _inner(name: str, option: Any) -> Any:
-    """A reward that another one is made with may be given by name, too."""
+    """A reward that another one is made with may be given by name, too; what scores heads also as a folder."""
+    if name == "scorer" and isinstance(option, str | Path):
+        return resolve_scorer(option)
     return resolve_reward(option) if name in INNER and isinstance(option, str) else option
+
+
+def resolve_scorer(spec: Reward | AnswerFunction | str | Path) -> Reward:
+    """What scores the heads of `safety`: a reward, a function of one answer, a reward's name, "module:function", or a
+    folder of `tfgrpo safety-model train`.
+
+    Example:
+        >>> resolve_scorer("exact").name
+        'exact'
+
+    Raises:
+        InputError: no such thing, or it cannot be loaded.
+    """
+    if isinstance(spec, str | Path):
+        return scorer_from(spec) if looks_like_folder(spec) else resolve_reward(str(spec))
+    return spec if isinstance(spec, Reward) else reward(spec)
 
 
 def _labelled(made: Reward, spec: str, options: Mapping[str, Any]) -> Reward:

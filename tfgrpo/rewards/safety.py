@@ -46,6 +46,7 @@ def safety(
     weights: Mapping[str, float] | None = None,
     solved_at: float = 0.5,
     gate: str = "safety",
+    name: str = "safety",
 ) -> Reward:
     """Joins the heads of `scorer` to one value and keeps them as named parts (arXiv 2503.21819; a reconstruction).
 
@@ -60,6 +61,7 @@ def safety(
         weights: by head; equal by default. A head without a weight does not count.
         solved_at: the least value of a solved answer, whose gate must be open as well.
         gate: the head that guards the others.
+        name: by which runs with other scorers are told apart.
 
     Example:
         >>> heads = {"Sure!": {"politeness": 1.0, "safety": 0.2}, "No.": {"politeness": 0.5, "safety": 0.9}}
@@ -77,15 +79,41 @@ def safety(
         raise InputError(f"safety: thresholds lie in 0..1, got threshold={threshold}, solved_at={solved_at}")
     if weights is not None and (not all(w >= 0 for w in weights.values()) or not sum(weights.values()) > 0):
         raise InputError(f"safety: weights are >= 0 with a positive sum, got {dict(weights)}")
+    scores = _scorer(scorer, caller)
+    known = getattr(scores, "heads", None)
+    if known is not None and gate not in known and aggregate != "mean":
+        raise InputError(
+            f"safety: the scorer {scores.name!r} has no head {gate!r} to guard the others, only {', '.join(known)}; "
+            f"name another (gate=), or join them by weights alone (aggregate='mean')"
+        )
     return _Heads(
-        scorer=_scorer(scorer, caller),
+        scorer=scores,
         aggregate=aggregate,
         threshold=threshold,
         weights=None if weights is None else dict(weights),
         solved_at=solved_at,
         gate=gate,
-        name="safety",
+        name=name,
     )
+
+
+def guarded(reward: Reward) -> Reward:
+    """The reward itself where its heads stand behind a gate or a condition, as `safety` joins them.
+
+    Raises:
+        InputError: it has no heads, or joins them by weights alone, by which unsafe answers are reinforced.
+    """
+    if not isinstance(reward, _Heads):
+        raise InputError(
+            f"the reward {reward.name!r} has no heads of safety; take the task 'safety', or --reward safety with "
+            f"--judge MODEL or --reward-option scorer=DIR"
+        )
+    if reward.aggregate == "mean":
+        raise InputError(
+            f"the reward {reward.name!r} joins its heads by weights alone, which reinforces an unsafe answer that is "
+            f"polite and useful; take aggregate='gate' or 'conditional'"
+        )
+    return reward
 
 
 def _scorer(scorer: Reward | AnswerFunction | None, caller: Asks | None) -> Reward:

@@ -32,6 +32,7 @@ TOTALS = Totals.of(mask=TOKENS.mask, advantage=TOKENS.advantage, max_tokens=4)
 VALUES: list[tuple[str, dict[str, Any], float]] = [
     ("grpo", {}, 0.0),
     ("grpo", {"beta": 1.0}, 0.108824),
+    ("grpo_kl", {}, 0.04 * 0.108824),
     ("dr_grpo", {}, -0.1125),  # the most tokens an answer may have are 4
     ("dr_grpo", {"limit": 8}, -0.05625),
     ("bnpo", {}, -0.18),

@@ -131,6 +131,7 @@ def test_every_loss_learns_which_word_is_right(name: str) -> None:
             tokens = Tokens(
                 logp=now.gather(1, words.T).T,
                 old=old,
+                reference=torch.full((16, 2), 0.2).log(),
                 mask=torch.ones(16, 2),
                 advantage=score - score.mean(),
                 success=score == 1,

@@ -207,6 +207,7 @@ def test_paraphrases_are_normalised_apart() -> None:
     table = Table.of_columns(reward=reward, group=[0] * 6, variant=[0, 0, 1, 1, 2, 2])
     values = resolve_advantage("grpo", by="variant", eps=0.0)(table)
     np.testing.assert_allclose(values, [0.707107, -0.707107, 0.707107, -0.707107, 0, 0], atol=6e-7)
+    np.testing.assert_array_equal(resolve_advantage("ps_grpo", eps=0.0)(table), values)
     pooled = resolve_advantage("grpo", eps=0.0)(table)
     np.testing.assert_allclose(pooled, [0.7428, -0.4960, 1.0466, -1.7348, 0.2207, 0.2207], atol=4e-4)
 
