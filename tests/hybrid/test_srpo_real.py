@@ -107,7 +107,7 @@ def train(out: Path, steps: int, name: str = "srpo") -> TrainReport:
         group=6,
         prompts=2,
         out=out,
-        settings={"device": "cpu", "threads": 1, "checkpoint_s": 0.0},
+        settings={"device": "cpu", "threads": 1},
     )
 
 

@@ -20,7 +20,10 @@ import torch
 from tokenbatch import count, drawn, gradient
 
 from hybrid.batch import Tokens
+from hybrid.divergence import Lesson, Measure, Voice, taught_scores
+from hybrid.head import Head, token_scores
 from hybrid.losses import Loss, resolve_aggregate, resolve_loss, resolve_regulariser
+from hybrid.losses.divergences import sampled_token
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
@@ -38,8 +41,8 @@ def interpreter(package: str) -> str:
     pytest.skip(f"{package} is not installed; run: make oracles")
 
 
-def ask(package: str, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    script = Path(__file__).with_name(f"oracle_{package}.py")
+def ask(package: str, jobs: list[dict[str, Any]], script: Path | None = None) -> list[dict[str, Any]]:
+    script = script or Path(__file__).with_name(f"oracle_{package}.py")
     done = subprocess.run(
         [interpreter(package), str(script)], input=json.dumps(jobs), capture_output=True, text=True, check=False
     )
@@ -156,3 +159,37 @@ def test_trl_counts_empty_answers_in_means_of_answers_and_we_do_not() -> None:
     theirs = ask("trl", [{"options": {"loss_type": "grpo"}, "columns": columns(padded)}])[0]
     value, _, _ = gradient(resolve_loss("grpo", correction=None), padded)
     assert theirs["value"] == pytest.approx(value * 2 / 3)
+
+
+def test_distillation_of_trl() -> None:
+    """Through the chunked head, whose weight is the identity: hidden states are logits, and so is their gradient."""
+    draw = torch.Generator().manual_seed(0)
+    tokens, words = 12, 17
+    cases = [(a, k, t) for a in (0.0, 0.3, 1.0) for k, t in ((1, True), (5, True), (5, False), (None, True))]
+    jobs: list[dict[str, Any]] = []
+    for alpha, k, tail in [*cases, (1.0, 0, True)]:
+        student, teacher = 2 * torch.randn(2, tokens, words, generator=draw, dtype=torch.float64)
+        written = torch.randint(words, (tokens,), generator=draw)
+        logp = student.log_softmax(-1).gather(-1, written[:, None])[:, 0]
+        old = logp + 0.8 * torch.randn(tokens, generator=draw, dtype=torch.float64)
+        columns = {"student": student, "teacher": teacher, "written": written, "old": old}
+        jobs.append({"alpha": alpha, "k": k, "tail": tail, "cap": 2.0, **{n: c.tolist() for n, c in columns.items()}})
+    for job, theirs in zip(jobs, ask("trl", jobs, Path(__file__).with_name("oracle_sdpo.py")), strict=True):
+        name = f"alpha={job['alpha']}, k={job['k']}, tail={job['tail']}"
+        student = torch.tensor(job["student"], dtype=torch.float64, requires_grad=True)
+        teacher, written = torch.tensor(job["teacher"], dtype=torch.float64), torch.tensor(job["written"])
+        head = Head(weight=torch.eye(words, dtype=torch.float64))
+        lesson = Lesson.of([Voice(hidden=teacher, head=head)], written, rows=5)
+        at = torch.arange(tokens)
+        if job["k"] == 0:
+            logp, _ = token_scores(student, written, head, rows=5)
+            terms = sampled_token(logp, lesson.logp)
+        else:
+            measure = Measure(alpha=job["alpha"], k=job["k"], tail=job["tail"])
+            scores = taught_scores(student, written, head, lesson=lesson, at=at, measure=measure, rows=5)
+            logp, terms = scores.logp, scores.divergence
+        weight = torch.exp(logp.detach() - torch.tensor(job["old"])).clamp(max=job["cap"])
+        (weight * terms).mean().backward()
+        assert student.grad is not None
+        np.testing.assert_allclose((weight * terms).detach().numpy(), theirs["value"], atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(student.grad.numpy(), np.array(theirs["gradient"]), atol=1e-7, err_msg=name)
