@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from experience_store.quoting import visible
 from hybrid.quantities import KL, PART, ordered, quantity
 from tfgrpo.events import Event
 from tfgrpo.troubles import Troubles
@@ -50,7 +51,11 @@ def _failures(event: Event) -> None:
 
 
 def lasting(event: Event, troubles: Troubles) -> list[str]:
-    """What is worth a line for good, wherever it is shown."""
+    """What is worth a line for good, wherever it is shown; errors may hold words of the model, which steer nothing."""
+    return [visible(line) for line in _lasting(event, troubles)]
+
+
+def _lasting(event: Event, troubles: Troubles) -> list[str]:
     data = event.data
     if event.name == "started":
         return [f"{data['task']}: {data['model']} ({data['setup']}), {data['plan']}", f"run folder {data['folder']}"]
@@ -75,7 +80,7 @@ class Lines:
 
     def _lines(self, event: Event) -> list[str]:
         if event.name == "update_done":
-            return [step_words(event.data)]
+            return [visible(step_words(event.data))]
         if event.name == "test_progress" and time.monotonic() - self._told >= EVERY_S:
             self._told = time.monotonic()
             return [f"test {event.data['done']}/{event.data['total']}"]
@@ -227,7 +232,7 @@ class View:
         last = next((v for v in reversed(values) if math.isfinite(v)), math.nan)
         start = self.first.get(name, math.nan)
         began = f"from {start:{known.form}}" if math.isfinite(start) else ""
-        row = [(known.title, "dim"), (f"{known.words(last):>15}", "")]
+        row = [(visible(known.title), "dim"), (f"{known.words(last):>15}", "")]
         row += [(sparkline(values), "")] if curves and room >= CURVE else []
         return [*row, (began, "dim")] if room >= START else row
 

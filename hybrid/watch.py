@@ -4,9 +4,9 @@ Legend: S steps of the curve, W of a window. Rules compare the first W steps wit
 ask two things of a change: that it is large, and that it is sure, which means further from 0 than `sure` standard
 errors of the two windows (Welch). So noise seldom fires, and a run shorter than two windows has few alarms.
 
-False alarms: at most FALSE_ALARMS of healthy runs; `tests/hybrid/test_watch.py` holds that on random curves whose noise
-hangs together from step to step. That is measured on simulated curves, not on your task: each row of ALARMS says when
-its pattern is harmless.
+False alarms: on random curves whose noise hangs together from step to step, 11 of 2,000 healthy runs of 100 steps had
+any alarm, and 11 of 400 runs of 500 steps, as each step is one more look (`tests/hybrid/test_watch.py` holds 1 % for
+100 steps). Simulated curves are not your task: each row of ALARMS says when its pattern is harmless.
 """
 
 from __future__ import annotations

@@ -84,3 +84,23 @@ def test_an_applications_own_tasks_module_breaks_nothing_but_the_named_tasks(ins
     assert named.returncode == 2
     assert str(tmp_path / "tasks.py") in named.stderr
     assert "Traceback" not in named.stderr
+
+
+RECORD = """
+from tfgrpo.events import EventLog
+from tfgrpo.record import RunRecord
+
+with RunRecord.open("trained") as record:
+    EventLog(record).emit("started", kind="train", task="a task", model="m")
+    EventLog(record).emit("update_done", step=1.0, reward=0.5)
+"""
+
+
+def test_the_report_of_a_training_run_is_found(installed, tmp_path):
+    assert run(installed / "python", "-c", RECORD, cwd=tmp_path).returncode == 0
+    done = run(installed / "tfgrpo", "report", "trained", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "This run has not finished" in (tmp_path / "trained" / "report.html").read_text("utf-8")
+    (tmp_path / "hybrid.py").write_text("")
+    hidden = run(installed / "tfgrpo", "report", "trained", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert hidden.returncode == 2 and "hybrid.py hides it" in hidden.stderr

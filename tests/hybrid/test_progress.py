@@ -107,6 +107,13 @@ def test_alarms_tests_and_troubles_stay_above_the_table() -> None:
     assert "alarms: all_cut" in drawn(event("alarm", alarm="all_cut", step=12, words="w"), step(13))
 
 
+def test_words_of_a_model_do_not_steer_the_terminal() -> None:
+    hostile = "\x1b[31m\u202eno\x07"
+    assert View().see(event("reward_failed", error=hostile)) == ["note: [31mno"]
+    screen = drawn(STARTED, step(1, **{f"part/{hostile}": 1.0}))
+    assert "part [31mno" in screen and not set(screen) & set("\x1b\u202e\x07")
+
+
 def test_the_live_display_draws_lines_and_leaves(folder: Path, tmp_path: Path) -> None:
     out = io.StringIO()
     with live(Console(file=out, width=120, force_terminal=True, color_system=None, highlight=False)) as listener:
