@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tinymodel import tiny_model
 from torch.nn.functional import scaled_dot_product_attention
@@ -116,6 +116,8 @@ weights = st.lists(st.sampled_from([0.0, 1e-12, 1e-4, 0.3, 1.0, 7.0]), min_size=
 
 
 @given(weights, st.floats(0, 1))
+@example([1.0, 0.0, 0.0], 1.0)  # what the largest numbers below 1 are in float32
+@example([0.0, 0.0, 1.0], 0.0)
 def test_the_pick_inverts_the_distribution(values: list[float], uniform: float) -> None:
     (column,) = pick(torch.tensor([values]), torch.tensor([[uniform]])).tolist()[0]
     before, here, total = sum(values[:column]), values[column], sum(values)
