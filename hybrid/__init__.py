@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from hybrid.api import atrain, train
     from hybrid.losses import resolve_loss
     from hybrid.report import TrainReport
-    from hybrid.settings import DriftError, Settings
+    from hybrid.settings import DriftError, RolloutError, Settings
 
 _HOMES = {
     "DriftError": "hybrid.settings",
+    "RolloutError": "hybrid.settings",
     "Settings": "hybrid.settings",
     "TrainReport": "hybrid.report",
     "atrain": "hybrid.api",
@@ -25,7 +26,7 @@ _HOMES = {
     "train": "hybrid.api",
 }
 
-__all__ = ["DriftError", "Settings", "TrainReport", "atrain", "resolve_loss", "train"]
+__all__ = ["DriftError", "RolloutError", "Settings", "TrainReport", "atrain", "resolve_loss", "train"]
 
 
 def __getattr__(name: str) -> Any:

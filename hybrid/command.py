@@ -111,6 +111,8 @@ class Lines:
     def _line(self, name: str, data: Mapping[str, Any]) -> str | None:
         if name == "started":
             return f"{data['task']}: {data['model']} ({data['setup']}), {data['plan']}\nrun folder {data['folder']}"
+        if name == "engine":
+            return str(data["words"])
         if name == "resumed":
             return f"going on after step {data['step']}, from {data['checkpoint']}"
         if name == "measured":

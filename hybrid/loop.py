@@ -53,7 +53,9 @@ class Progress:
     rollouts: int = 0
     tokens: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
-    seconds_by: dict[str, float] = field(default_factory=lambda: {"sample": 0.0, "update": 0.0, "evaluate": 0.0})
+    seconds_by: dict[str, float] = field(
+        default_factory=lambda: {"sample": 0.0, "update": 0.0, "renew": 0.0, "evaluate": 0.0}
+    )
     stopped: str = ""
     last_step_s: float = 0.0
 
@@ -144,11 +146,12 @@ class Training:
         metrics = await self.worker(lambda: self.trainer.update(batch, max_tokens=self.sampling.max_tokens))
         self.curriculum.observe(groups)
         progress.step += 1
+        updated = time.monotonic()
         await self.rollouts.renew(progress.step)
         ended = time.monotonic()
-        parts = {"sample": sampled - begun, "update": ended - sampled}
+        parts = {"sample": sampled - begun, "update": updated - sampled, "renew": ended - updated}
         for name, seconds in parts.items():
-            progress.seconds_by[name] += seconds
+            progress.seconds_by[name] = progress.seconds_by.get(name, 0.0) + seconds
         progress.last_step_s = ended - begun
         self._tell(progress, groups, table, {**metrics, **{f"{name}_s": s for name, s in parts.items()}})
 

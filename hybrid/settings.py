@@ -8,15 +8,19 @@ from typing import Any
 
 from tfgrpo.errors import InputError, TfgrpoError
 
-PLACE = frozenset({"device", "threads", "max_rows", "checkpoint_s", "keep_free"})
+PLACE = frozenset({"device", "threads", "max_rows", "checkpoint_s", "keep_free", "share", "timeout_s"})
 """Settings that change where and how often something is done, not what comes out."""
-WORDS = frozenset({"betas", "dtype", "device"})
+WORDS = frozenset({"betas", "dtype", "device", "rollouts", "share"})
 SWITCHES = frozenset({"shared_prompts", "checkpointing"})
 FROM_ZERO = frozenset({"warmup", "decay", "checkpoint_s", "keep_free"})
 
 
 class DriftError(TfgrpoError, RuntimeError):
     """Sampler and trainer disagree about the log-probs of the same tokens: one of them works on other weights."""
+
+
+class RolloutError(TfgrpoError, RuntimeError):
+    """The server that writes answers lost the weights, did not get the new ones, or says less than training needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +47,9 @@ class Settings:
     device: str | None = None  # None: a GPU if there is one
     threads: int | None = None  # of a CPU; None: by the same probe
     max_rows: int | None = None  # answers written at the same time
+    rollouts: str = "live"  # who writes them: "live", "vllm" (a server of our own), or http://HOST:PORT/v1#NAME
+    share: str | None = None  # folder where a server finds new weights; None: memory of this machine, else the run's
+    timeout_s: float = 600.0  # for an answer of a server, and for a change of its weights
     checkpoint_s: float = 120.0  # seconds between checkpoints; the last step always has one
     keep_free: float = 2.0  # GiB of the disk that a checkpoint may not use
 
@@ -62,6 +69,8 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """What decides the result, as JSON."""
         values = dataclasses.asdict(self)
+        if "://" in self.rollouts:  # another address of the same kind of server
+            values["rollouts"] = "vllm"
         return {name: value for name, value in sorted(values.items()) if name not in PLACE}
 
 

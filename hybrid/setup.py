@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.checkpoint import Checkpoints
+from hybrid.engines import Needed, engine_of, open_rollouts
 from hybrid.loop import Training
 from hybrid.losses import Loss, resolve_loss
 from hybrid.model import load_trainable, model_folder
 from hybrid.report import TrainReport
-from hybrid.rollouts import LiveRollouts, Worker, training_sampling
+from hybrid.rollouts import Worker, training_sampling
 from hybrid.settings import Plan, Settings
 from hybrid.trainer import Trainer
 from tfgrpo.agents.solver import solver_of
@@ -59,6 +60,7 @@ async def run(job: Job) -> TrainReport:
     temperature = settings.temperature or task.sampling.temperature
     sampling = training_sampling(dataclasses.replace(task.sampling, temperature=temperature))
     folder = model_folder(job.model)
+    engine_of(settings.rollouts)
     methods = {"advantage": task.methods["advantage"], "loss": _name(job.loss, loss)}
     methods |= {name: task.methods[name] for name in ("grouping", "sampler")}
     config = _config(job, folder, methods)
@@ -71,9 +73,13 @@ async def run(job: Job) -> TrainReport:
         trainer = await worker(lambda: Trainer(loaded, loss, settings, temperature=temperature))
         checkpoints = Checkpoints(out, settings.keep_free)
         checkpoints.check_room(trainer)
-        rollouts = LiveRollouts(loaded, worker, name=f"local/{folder.name}", max_rows=settings.max_rows)
-        stack.push_async_callback(rollouts.aclose)
         events = EventLog(record, *([job.on_event] if job.on_event else []))
+        tell = partial(events.emit, "engine")
+        rollouts = await open_rollouts(
+            stack, Needed(loaded=loaded, trainer=trainer, worker=worker, settings=settings, out=out, tell=tell)
+        )
+        if settings.rollouts != "live":
+            loaded = dataclasses.replace(loaded, words=f"{loaded.words}; answers by {rollouts.name}")
         caller = partial(
             Caller,
             record=record,
