@@ -32,7 +32,7 @@ class TinyVLLM:
         self.name, self.context, self.rows, self.logprobs_mode = name, context, rows, logprobs_mode
         self.keeps, self.bend, self.faults = None, lambda choice: choice, {}
         self.mark, self.paused, self.orders, self.requests = "default", False, [], []
-        self.in_flight = self.peak_in_flight = 0
+        self.latency_s, self.in_flight, self.peak_in_flight, self.looks = 0.001, 0, 0, 0
         self._runner = None
 
     async def start(self, port=0):
@@ -77,7 +77,10 @@ class TinyVLLM:
         return web.json_response({"vllm_config": config})
 
     async def _weight_info(self, request):
-        return web.json_response({"weight_version": self.mark})
+        self.looks += 1
+        mark = self.mark
+        await asyncio.sleep(self.latency_s)
+        return web.json_response({"weight_version": mark})
 
     async def _fault(self, path):
         fault = self.faults.get(path)
@@ -117,7 +120,7 @@ class TinyVLLM:
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(self.latency_s)
             if status := await self._fault("/v1/completions"):
                 return web.json_response({"error": {"message": "planned fault"}}, status=status)
             return web.json_response({"model": self.name, "choices": [self.bend(self._choice(body))]})

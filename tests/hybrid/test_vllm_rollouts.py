@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import torch
+from safetensors.torch import load_file
 from tinymodel import WORDS, save_tiny
 from tinyvllm import TinyVLLM
+from transformers import AutoConfig
 
 from hybrid.engines import Needed, open_rollouts
 from hybrid.losses import resolve_loss
@@ -21,6 +23,7 @@ from hybrid.model import load_trainable
 from hybrid.rollouts import LiveRollouts, Rollouts, Worker
 from hybrid.settings import DriftError, RolloutError, Settings
 from hybrid.trainer import Batch, Trainer
+from hybrid.vllm_weights import Source
 from tfgrpo.advantage import Table, resolve_advantage
 from tfgrpo.errors import InputError, RequestError, TransportError
 from tfgrpo.policy.base import Sampling
@@ -167,13 +170,20 @@ async def test_context_and_options_that_cannot_be(world_of: Make) -> None:
 
 async def test_no_more_requests_than_the_server_has_rows_for(world_of: Make) -> None:
     world = await world_of(served={"rows": 3})
+    for changes, most in (({}, 6), ({"max_rows": 2}, 2)):
+        rollouts = await world.rollouts(**changes)
+        world.server.peak_in_flight, world.server.latency_s = 0, 0.2
+        await asyncio.gather(*(rollouts.complete(m, s) for m, s in requests(8)))
+        world.server.latency_s = 0.0
+        assert world.server.peak_in_flight == most
+
+
+async def test_one_look_at_the_mark_serves_all_answers_before_it(world_of: Make) -> None:
+    world = await world_of(served={"rows": 50})
     rollouts = await world.rollouts()
-    await asyncio.gather(*(rollouts.complete(m, s) for m, s in requests(20)))
-    assert world.server.peak_in_flight == 6
-    rollouts = await world.rollouts(max_rows=2)
-    world.server.peak_in_flight = 0
-    await asyncio.gather(*(rollouts.complete(m, s) for m, s in requests(20)))
-    assert world.server.peak_in_flight == 2
+    world.server.looks, world.server.latency_s = 0, 0.2
+    await asyncio.gather(*(rollouts.complete(m, s) for m, s in requests(12)))
+    assert 1 <= world.server.looks < 6
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
@@ -207,6 +217,26 @@ async def test_weights_follow_every_update(world_of: Make, tied: bool) -> None:
     assert len(set(folders)) == 4 and not there(folders)
     await world.stack.aclose()
     assert not there([str(Path(folders[0]).parent)])
+
+
+async def test_a_folder_of_weights_has_the_head_of_a_shared_embedding_and_can_be_read(
+    world_of: Make, tmp_path: Path
+) -> None:
+    needed = (await world_of(tie_word_embeddings=True)).needed
+    source = Source(needed.loaded, needed.trainer, needed.worker)
+    await source.save(tmp_path / "weights")
+    await source.save_shape(tmp_path / "shape")
+    files = list((tmp_path / "weights").glob("*.safetensors"))
+    found = {name: tensor for path in files for name, tensor in load_file(path).items()}
+    state = needed.loaded.model.state_dict()
+    assert found.keys() == state.keys() and all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in files)
+    assert source.size == sum(tensor.nbytes for tensor in found.values())
+    config = AutoConfig.from_pretrained(tmp_path / "shape")
+    assert config.tie_word_embeddings is False and config.architectures == ["LlamaForCausalLM"]
+    assert needed.loaded.model.config.tie_word_embeddings is True
+    with pytest.raises(RolloutError, match=r"could not be written to .*\.json"):
+        await source.save(tmp_path / "shape" / "config.json" / "weights")
 
 
 async def test_weights_that_were_not_renewed_are_stopped_by_the_parity_gate(world_of: Make) -> None:
