@@ -7,7 +7,6 @@ through recorded answers and asks the model for nothing twice.
 
 from __future__ import annotations
 
-import asyncio
 import resource
 import sys
 import time
@@ -36,6 +35,7 @@ from tfgrpo.recipe import Recipe
 from tfgrpo.record import RunRecord
 from tfgrpo.report import Measured
 from tfgrpo.rewards.calling import TrainerState, training
+from tfgrpo.running import together
 from tfgrpo.stats import Estimate
 from tfgrpo.task import Task
 from tfgrpo.types import Group, Problem
@@ -174,14 +174,14 @@ class Training:
             grouping, _ = self.recipe.grouping(size)
             prompts = grouping(problem, number)
             jobs.append(collector.group(problem, prompts, number, step, grouping=grouping))
-        groups = await asyncio.gather(*jobs)
+        groups = await together(jobs)
         if not any(group.rollouts for group in groups):
             lost = sum(group.missing for group in groups)
             raise TransportError(
                 f"not one of the {lost} answers of step {step + 1} was written and scored; the run's events say why. "
                 f"The last checkpoint is whole, and the same command goes on from there"
             )
-        return list(groups), [weight for _, _, weight in planned]
+        return groups, [weight for _, _, weight in planned]
 
     def _tell(self, progress: Progress, groups: Sequence[Group], table: Table, metrics: dict[str, float]) -> None:
         """One row of the curve, as an event too."""

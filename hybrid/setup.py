@@ -80,14 +80,7 @@ async def run(job: Job) -> TrainReport:
         )
         if settings.rollouts != "live":
             loaded = dataclasses.replace(loaded, words=f"{loaded.words}; answers by {rollouts.name}")
-        caller = partial(
-            Caller,
-            record=record,
-            ledger=Ledger(Budget()),
-            concurrency=AT_ONCE,
-            emit=events.publish,
-            seed=job.seed,
-        )
+        caller = _caller(record, events, job.seed)
         stack.enter_context(bound(task.models, partial(caller, solver=False), rollouts))
         stack.enter_context(metrics_to(events.emit))
         events.emit(
@@ -118,6 +111,12 @@ async def run(job: Job) -> TrainReport:
         record.put_state("training", report.as_json())
         events.emit("finished", checkpoint=report.checkpoint, gain=report.gain_words)
         return report
+
+
+def _caller(record: RunRecord, events: EventLog, seed: int) -> partial[Caller]:
+    """Whoever is asked in a run, from its record where that knows."""
+    ledger = Ledger(Budget())
+    return partial(Caller, record=record, ledger=ledger, concurrency=AT_ONCE, emit=events.publish, seed=seed)
 
 
 async def _prepared(task: Task, recipe: Recipe, asks: Caller, record: RunRecord, events: EventLog, group: int) -> Task:
