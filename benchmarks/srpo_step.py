@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,17 @@ TEACHERS = {"live": "live", "ema": "ema", "trust": "trust_region"}
 def sampled(args: argparse.Namespace, folder: Path) -> list[Any]:
     """Groups of real answers, the first of each pair called right."""
     from hybrid.model import load_trainable
+    from hybrid.parallel import Ranks
     from hybrid.rollouts import LiveRollouts, Worker, training_sampling
+    from hybrid.writing import Writer
     from tasks.word_sorting import task
     from tfgrpo.policy.base import Sampling
     from tfgrpo.types import Group, Problem, Rollout, Score
 
     async def answered() -> list[Any]:
         worker = Worker()
-        rollouts = LiveRollouts(load_trainable(folder, settings(args)), worker)
+        writer = Writer(load_trainable(folder, settings(args)), Ranks(), nullcontext)
+        rollouts = LiveRollouts(writer, worker)
         asked = training_sampling(Sampling(temperature=1.0, max_tokens=args.tokens))
         groups = []
         for problem in task(learn=args.prompts, gate=0, test=2).learn:
@@ -67,11 +71,12 @@ def settings(args: argparse.Namespace) -> Any:
 
 def prepared(way: str, args: argparse.Namespace, folder: Path, groups: Sequence[Any]) -> tuple[Any, Any]:
     """A trainer with a model of its own, and its batch."""
+    from hybrid.answers import Batch
     from hybrid.losses import resolve_loss
     from hybrid.model import load_trainable
     from hybrid.recipes import resolve_recipe
     from hybrid.reprompt import with_teachers
-    from hybrid.trainer import Batch, Trainer
+    from hybrid.trainer import Trainer
     from tfgrpo.advantage import Table, resolve_advantage
 
     loaded = load_trainable(folder, settings(args))

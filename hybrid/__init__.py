@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from hybrid.losses import resolve_loss
     from hybrid.recipes import TrainRecipe, resolve_recipe
     from hybrid.report import TrainReport
-    from hybrid.settings import DriftError, Settings
+    from hybrid.settings import DriftError, RolloutError, Settings
     from hybrid.trackers import tracking
 
 _HOMES = {
     "Distill": "hybrid.distill",
     "DriftError": "hybrid.settings",
+    "RolloutError": "hybrid.settings",
     "Settings": "hybrid.settings",
     "TrainRecipe": "hybrid.recipes",
     "TrainReport": "hybrid.report",
@@ -35,6 +36,7 @@ _HOMES = {
 __all__ = [
     "Distill",
     "DriftError",
+    "RolloutError",
     "Settings",
     "TrainRecipe",
     "TrainReport",

@@ -74,6 +74,7 @@ async def atrain(
         InputError: something given is wrong; nothing was begun.
         RunStateError: `out` holds another run, or there is no room for checkpoints.
         DriftError: sampler and trainer came apart; nothing after the last checkpoint is trusted.
+        RolloutError: a server that writes the answers lost the weights or did not get them; so is this.
     """
     for package in ("torch", "transformers", "safetensors"):
         if importlib.util.find_spec(package) is None:

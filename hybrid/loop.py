@@ -7,7 +7,6 @@ through recorded answers and asks the model for nothing twice.
 
 from __future__ import annotations
 
-import asyncio
 import resource
 import sys
 import time
@@ -42,6 +41,7 @@ from tfgrpo.recipe import Recipe
 from tfgrpo.record import RunRecord
 from tfgrpo.report import Measured
 from tfgrpo.rewards.calling import TrainerState, training
+from tfgrpo.running import together
 from tfgrpo.stats import Estimate
 from tfgrpo.task import Task
 from tfgrpo.types import Group, Problem
@@ -60,7 +60,9 @@ class Progress:
     rollouts: int = 0
     tokens: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
-    seconds_by: dict[str, float] = field(default_factory=lambda: {"sample": 0.0, "update": 0.0, "evaluate": 0.0})
+    seconds_by: dict[str, float] = field(
+        default_factory=lambda: {"sample": 0.0, "update": 0.0, "renew": 0.0, "evaluate": 0.0}
+    )
     stopped: str = ""
     last_step_s: float = 0.0
 
@@ -157,11 +159,12 @@ class Training:
         metrics = await self.worker(lambda: self.trainer.ranks.lead("update", batch=batch, max_tokens=limit))
         self.curriculum.observe(groups)
         progress.step += 1
+        updated = time.monotonic()
         await self.rollouts.renew(progress.step)
         ended = time.monotonic()
-        parts = {"sample": sampled - begun, "update": ended - sampled}
+        parts = {"sample": sampled - begun, "update": updated - sampled, "renew": ended - updated}
         for name, seconds in parts.items():
-            progress.seconds_by[name] += seconds
+            progress.seconds_by[name] = progress.seconds_by.get(name, 0.0) + seconds
         progress.last_step_s = ended - begun
         self._tell(progress, groups, table, {**metrics, **{f"{name}_s": s for name, s in parts.items()}})
 
@@ -195,14 +198,14 @@ class Training:
             grouping, _ = self.recipe.grouping(size)
             prompts = grouping(problem, number)
             jobs.append(collector.group(problem, prompts, number, step, grouping=grouping))
-        groups = await asyncio.gather(*jobs)
+        groups = await together(jobs)
         if not any(group.rollouts for group in groups):
             lost = sum(group.missing for group in groups)
             raise TransportError(
                 f"not one of the {lost} answers of step {step + 1} was written and scored; the run's events say why. "
                 f"The last checkpoint is whole, and the same command goes on from there"
             )
-        return list(groups), [weight for _, _, weight in planned]
+        return groups, [weight for _, _, weight in planned]
 
     def _tell(self, progress: Progress, groups: Sequence[Group], table: Table, metrics: dict[str, float]) -> None:
         """One row of the curve, as an event too."""

@@ -59,6 +59,8 @@ def _lasting(event: Event, troubles: Troubles) -> list[str]:
     data = event.data
     if event.name == "started":
         return [f"{data['task']}: {data['model']} ({data['setup']}), {data['plan']}", f"run folder {data['folder']}"]
+    if event.name == "engine":
+        return [str(data["words"])]
     if event.name == "resumed":
         return [f"going on after step {data['step']}, from {data['checkpoint']}"]
     if event.name == "measured":

@@ -127,6 +127,7 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "sample_s": Quantity(title="sampling", topic="machine", about="and scoring", form=".1f", unit=" s"),
     "update_s": Quantity(title="update", topic="machine", form=".1f", unit=" s"),
+    "renew_s": Quantity(title="new weights to the sampler", topic="machine", form=".1f", unit=" s"),
     "memory_gib": Quantity(
         title="memory", topic="machine", about="the most this process held so far", form=".2f", unit=" GiB", brief=True
     ),

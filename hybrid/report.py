@@ -39,7 +39,7 @@ class TrainReport:
     rollouts: int = 0
     tokens: int = 0  # written in training
     seconds: float = 0.0
-    seconds_by: Mapping[str, float] = field(default_factory=dict)  # sample, update, evaluate
+    seconds_by: Mapping[str, float] = field(default_factory=dict)  # sample, update, renew, evaluate
     memory_gib: float = 0.0  # the most that this process held
     notices: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)

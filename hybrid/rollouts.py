@@ -75,7 +75,6 @@ class LiveRollouts:
 
     def __init__(self, writer: Writer, worker: Worker, *, name: str = "") -> None:
         self._worker, self._loaded, self._ranks = worker, writer.loaded, writer.ranks
-        self._ranks.jobs |= {"write answers": writer.write, "forget prompts": writer.forget}
         self._name = name or f"local/{self._loaded.name}"
         self._step = 0
         self._waiting: list[_Request] = []

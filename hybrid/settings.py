@@ -11,9 +11,22 @@ from typing import Any
 from tfgrpo.errors import InputError, TfgrpoError, unknown_name
 
 WORLD = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-PLACE = frozenset({"device", "threads", "max_rows", "decoder", "checkpoint_s", "keep_free", "parallel", "hang_s"})
+PLACE = frozenset(
+    {
+        "device",
+        "threads",
+        "max_rows",
+        "decoder",
+        "checkpoint_s",
+        "keep_free",
+        "parallel",
+        "hang_s",
+        "share",
+        "timeout_s",
+    }
+)
 """Settings that change where and how often something is done, not what comes out."""
-WORDS = frozenset({"betas", "dtype", "device", "decoder", "parallel"})
+WORDS = frozenset({"betas", "dtype", "device", "decoder", "parallel", "rollouts", "share"})
 SWITCHES = frozenset({"shared_prompts", "checkpointing"})
 WHOLE = frozenset({"updates", "token_budget", "threads", "max_rows", "lora", "warmup"})
 FROM_ZERO = frozenset({"warmup", "decay", "checkpoint_s", "keep_free"})
@@ -32,6 +45,10 @@ def leading() -> bool:
 
 class DriftError(TfgrpoError, RuntimeError):
     """Sampler and trainer disagree about the log-probs of the same tokens: one of them works on other weights."""
+
+
+class RolloutError(TfgrpoError, RuntimeError):
+    """The server that writes answers lost the weights, did not get the new ones, or says less than training needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +76,9 @@ class Settings:
     threads: int | None = None  # of a CPU; None: by the same probe
     max_rows: int | None = None  # answers written at the same time
     decoder: str | None = None  # "slots", "static" or "compiled"; None: "static" on a GPU, "slots" on a CPU
+    rollouts: str = "live"  # who writes them: "live", "vllm" (a server of our own), or http://HOST:PORT/v1#NAME
+    share: str | None = None  # folder where a server finds new weights; None: memory of this machine, else the run's
+    timeout_s: float = 600.0  # for an answer of a server, and for a change of its weights
     checkpoint_s: float = 120.0  # seconds between checkpoints; the last step always has one
     keep_free: float = 2.0  # GiB of the disk that a checkpoint may not use
     parallel: str = "ddp"  # of several processes: "ddp" keeps all weights on each, "fsdp" a part
@@ -106,6 +126,8 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """What decides the result, as JSON."""
         values = dataclasses.asdict(self)
+        if "://" in self.rollouts:  # another address of the same kind of server
+            values["rollouts"] = "vllm"
         return {name: value for name, value in sorted(values.items()) if name not in PLACE}
 
 

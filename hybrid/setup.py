@@ -15,12 +15,13 @@ import torch
 
 from hybrid.checkpoint import Checkpoints
 from hybrid.distill import Distill
+from hybrid.engines import Needed, engine_of, open_rollouts
 from hybrid.loop import Training
 from hybrid.losses import Loss, resolve_loss
 from hybrid.model import load_trainable, model_folder
 from hybrid.parallel import Ranks
 from hybrid.report import TrainReport
-from hybrid.rollouts import LiveRollouts, Worker, training_sampling
+from hybrid.rollouts import Worker, training_sampling
 from hybrid.settings import Plan, Settings
 from hybrid.trainer import Trainer
 from hybrid.writing import Writer, check_decoder
@@ -64,6 +65,7 @@ async def run(job: Job) -> TrainReport:
     """All of it. Whatever can be refused is refused before the first answer is sampled."""
     recipe, loss = Recipe.of(job.task, job.plan.group), resolve_loss(job.loss)
     check_decoder(job.settings.decoder)
+    engine_of(job.settings.rollouts)
     folder = model_folder(job.model)
     temperature = job.settings.temperature or job.task.sampling.temperature
     sampling = training_sampling(dataclasses.replace(job.task.sampling, temperature=temperature))
@@ -74,7 +76,6 @@ async def run(job: Job) -> TrainReport:
         stack.callback(ranks.close)
         if not ranks.leading:
             equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
-            equipment.rollouts(worker)
             return TrainReport.from_json(await worker(ranks.follow))
         record = stack.enter_context(RunRecord.open(job.out))
         methods = _methods(job.task, _name(job.loss, loss))
@@ -105,9 +106,10 @@ async def _training(
     methods: dict[str, str],
 ) -> Training:
     """The loop with everything that it needs, as rank 0 has it; the stack closes what was opened."""
-    rollouts = equipment.rollouts(worker)
-    stack.push_async_callback(rollouts.aclose)
     events = EventLog(record, *([job.on_event] if job.on_event else []))
+    tell = partial(events.emit, "engine")
+    rollouts = await open_rollouts(stack, equipment.needed(worker, job, tell))
+    setup = equipment.words + ("" if job.settings.rollouts == "live" else f"; answers by {rollouts.name}")
     caller = partial(
         Caller,
         record=record,
@@ -118,14 +120,14 @@ async def _training(
     )
     stack.enter_context(bound(job.task.models, partial(caller, solver=False), rollouts))
     stack.enter_context(metrics_to(events.emit))
-    events.emit("started", **_begun(job), setup=equipment.words, methods=methods)
+    events.emit("started", **_begun(job), setup=setup, methods=methods)
     task = await _prepared(job.task, recipe, caller(rollouts, solver=False), record, events, job.plan.group)
     return Training(
         task=task,
         recipe=recipe,
         plan=job.plan,
         settings=job.settings,
-        setup=equipment.words,
+        setup=setup,
         model_name=job.model,
         trainer=equipment.trainer,
         rollouts=rollouts,
@@ -175,9 +177,17 @@ class Equipment:
             words=f"{loaded.words}, decoder {writer.decoder}{together}",
         )
 
-    def rollouts(self, worker: Worker) -> LiveRollouts:
-        """Who answers, on rank 0; on the others it makes them ready to take part."""
-        return LiveRollouts(self.writer, worker, name=f"local/{self.loaded.name}")
+    def needed(self, worker: Worker, job: Job, tell: Callable[..., None]) -> Needed:
+        """What rank 0 makes an engine of."""
+        return Needed(
+            loaded=self.loaded,
+            trainer=self.trainer,
+            writer=self.writer,
+            worker=worker,
+            settings=job.settings,
+            out=job.out,
+            tell=tell,
+        )
 
 
 def _device(ranks: Ranks) -> str | None:

@@ -103,6 +103,7 @@ class Writer:
         decoder: str | None = None,
     ) -> None:
         self.loaded, self.ranks, self._whole = loaded, ranks, whole
+        ranks.jobs |= {"write answers": self.write, "forget prompts": self.forget}
         self.decoder = decoder or DEFAULT_DECODER.get(loaded.device, "slots")
         try:
             self._engine = self._made(max_rows)

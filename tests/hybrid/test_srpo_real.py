@@ -11,13 +11,14 @@ import torch
 
 import hybrid
 from hybrid import Settings, TrainReport, resolve_recipe
+from hybrid.answers import Batch
 from hybrid.distill import Distill
 from hybrid.losses import resolve_loss
 from hybrid.losses.divergences import divergence, with_tail
 from hybrid.model import load_trainable
 from hybrid.packing import Sample, pack
 from hybrid.reprompt import under, with_teachers
-from hybrid.trainer import Batch, Trainer
+from hybrid.trainer import Trainer
 from tasks.largest_of_three import task
 from tfgrpo.advantage import Table, resolve_advantage
 from tfgrpo.policy.local_loading import LoadedModel

@@ -58,20 +58,32 @@ class Options:
 
 def by_url(model: str, options: Options) -> Policy:
     """http://HOST:PORT/v1#NAME: any server that speaks the protocol, with a key of its own or none."""
+    url, name = address(model)
+    shown = shown_url(url)
+    if options.base_url is not None:
+        raise InputError(f"the model {shown!r} is a URL already; leave base_url out")
+    key = checked_key(options.api_key or os.environ.get("TFGRPO_API_KEY"))
+    return options.policy(openai_wire(url, key, foreign=True), f"{shown}#{name}", name, shown)
+
+
+def address(model: str) -> tuple[str, str]:
+    """The base URL and the model's name in http://HOST:PORT/v1#NAME.
+
+    Example:
+        >>> address("http://127.0.0.1:8000#my-model")
+        ('http://127.0.0.1:8000/v1', 'my-model')
+
+    Raises:
+        InputError: it has another form, or holds a password.
+    """
     url, _, name = model.partition("#")
     if not name or not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
         raise InputError(f"{shown_url(url)!r} needs the form http://HOST:PORT/v1#NAME, with the model's name after '#'")
-    if options.base_url is not None:
-        raise InputError(f"the model {shown_url(url)!r} is a URL already; leave base_url out")
     if urlsplit(url).username is not None:
         raise InputError(
             f"the URL {shown_url(url)!r} holds a user or password; give a key as api_key or TFGRPO_API_KEY"
         )
-    if urlsplit(url).path in ("", "/"):
-        url = url.rstrip("/") + "/v1"
-    shown = shown_url(url)
-    key = checked_key(options.api_key or os.environ.get("TFGRPO_API_KEY"))
-    return options.policy(openai_wire(url, key, foreign=True), f"{shown}#{name}", name, shown)
+    return (f"{url.rstrip('/')}/v1" if urlsplit(url).path in ("", "/") else url), name
 
 
 def _openai(name: str, options: Options) -> Policy:

@@ -36,13 +36,26 @@ class OpenAIWire:
 
     async def send(self, body: Mapping[str, Any], timeout_s: float) -> Outcome:
         """The reply's JSON. Tries once."""
+        return await self.call("/chat/completions", timeout_s, body=body)
+
+    async def call(self, path: str, timeout_s: float, *, body: Mapping[str, Any] | None = None) -> Outcome:
+        """What the server says to a POST with a body, or to a GET without one, as JSON. Tries once.
+
+        Args:
+            path: below the base URL, or a whole URL for what a server has beside it.
+            timeout_s: for the whole reply.
+            body: a JSON object.
+        """
         import httpx  # noqa: PLC0415
         import openai  # noqa: PLC0415
 
         client = self._client_of_this_loop(timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
-                response = await client.post("/chat/completions", cast_to=httpx.Response, body=body)
+                if body is None:
+                    response = await client.get(path, cast_to=httpx.Response)
+                else:
+                    response = await client.post(path, cast_to=httpx.Response, body=body)
         except TimeoutError:
             return Failure(kind="timeout", words=f"no complete reply within {timeout_s:g} s")
         except openai.APIStatusError as error:

@@ -82,6 +82,7 @@ class VLLMServer:
         model: A name or folder that vLLM can load.
         start_timeout_s: How long the server may take until it is healthy.
         command: Another way to start a server on a port (for tests and wrappers).
+        environment: Variables that the server gets beside ours.
     """
 
     def __init__(
@@ -90,10 +91,12 @@ class VLLMServer:
         *,
         start_timeout_s: float = START_TIMEOUT_S,
         command: Callable[[int], list[str]] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
         self._start_timeout_s = start_timeout_s
-        self._command = command or (lambda port: _command_here(model, port))
+        self._command = command or (lambda port: command_here(model, port))
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self.url = ""
@@ -120,7 +123,7 @@ class VLLMServer:
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                env=server_environment(os.environ),
+                env={**server_environment(os.environ), **self._environment},
                 start_new_session=True,
             )
         except OSError as error:
@@ -228,8 +231,11 @@ class VLLMWire:
         return await self._server.start()
 
 
-def _command_here(model: str, port: int) -> list[str]:
-    """The command on this machine: which Python has vLLM, and under which name it is installed."""
+def command_here(model: str, port: int, *more: str) -> list[str]:
+    """The command on this machine: which Python has vLLM, and under which name it is installed.
+
+    `more` stands behind the arguments that the user gave in `TFGRPO_VLLM_ARGS`, and so wins.
+    """
     python = os.environ.get(PYTHON_VARIABLE) or sys.executable
     if python == sys.executable and importlib.util.find_spec("vllm") is None:
         raise missing_extra("vllm", "vllm", f"starting a server for {model!r} (or set {PYTHON_VARIABLE})")
@@ -241,7 +247,7 @@ def _command_here(model: str, port: int) -> list[str]:
     if found[:1] != ["True"]:
         raise InputError(f"{PYTHON_VARIABLE}={python!r} has no vllm: {asked.stderr.strip()[-300:] or asked.stdout}")
     extra = tuple(shlex.split(os.environ.get(ARGUMENTS_VARIABLE, "")))
-    return serve_command(python, model, port, distribution=found[1:] == ["True"], extra=extra)
+    return serve_command(python, model, port, distribution=found[1:] == ["True"], extra=(*extra, *more))
 
 
 def _free_port() -> int:
