@@ -12,20 +12,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hybrid.api import atrain, train
+    from hybrid.escalation.decision import Decision, Prices, decide
+    from hybrid.escalation.evidence import Evidence, Pilot
     from hybrid.losses import resolve_loss
     from hybrid.report import TrainReport
     from hybrid.settings import DriftError, Settings
 
 _HOMES = {
+    "Decision": "hybrid.escalation.decision",
     "DriftError": "hybrid.settings",
+    "Evidence": "hybrid.escalation.evidence",
+    "Pilot": "hybrid.escalation.evidence",
+    "Prices": "hybrid.escalation.decision",
     "Settings": "hybrid.settings",
     "TrainReport": "hybrid.report",
     "atrain": "hybrid.api",
+    "decide": "hybrid.escalation.decision",
     "resolve_loss": "hybrid.losses",
     "train": "hybrid.api",
 }
 
-__all__ = ["DriftError", "Settings", "TrainReport", "atrain", "resolve_loss", "train"]
+__all__ = [
+    "Decision",
+    "DriftError",
+    "Evidence",
+    "Pilot",
+    "Prices",
+    "Settings",
+    "TrainReport",
+    "atrain",
+    "decide",
+    "resolve_loss",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -258,6 +258,7 @@ class Practice:
             seconds=self.solver.ledger.elapsed_s,
             busy_share=self.solver.busy_share(),
             stopped=tally.stopped,
+            counts=tally.reach.as_json(),
             methods=self.task.methods,
         )
 
