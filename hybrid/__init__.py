@@ -12,36 +12,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hybrid.api import atrain, train
+    from hybrid.escalation.api import aimprove, improve
     from hybrid.escalation.decision import Decision, Prices, decide
     from hybrid.escalation.evidence import Evidence, Pilot
+    from hybrid.escalation.job import Choices
+    from hybrid.escalation.result import Improvement
     from hybrid.losses import resolve_loss
     from hybrid.report import TrainReport
     from hybrid.settings import DriftError, Settings
 
 _HOMES = {
+    "Choices": "hybrid.escalation.job",
     "Decision": "hybrid.escalation.decision",
     "DriftError": "hybrid.settings",
     "Evidence": "hybrid.escalation.evidence",
+    "Improvement": "hybrid.escalation.result",
     "Pilot": "hybrid.escalation.evidence",
     "Prices": "hybrid.escalation.decision",
     "Settings": "hybrid.settings",
     "TrainReport": "hybrid.report",
+    "aimprove": "hybrid.escalation.api",
     "atrain": "hybrid.api",
     "decide": "hybrid.escalation.decision",
+    "improve": "hybrid.escalation.api",
     "resolve_loss": "hybrid.losses",
     "train": "hybrid.api",
 }
 
 __all__ = [
+    "Choices",
     "Decision",
     "DriftError",
     "Evidence",
+    "Improvement",
     "Pilot",
     "Prices",
     "Settings",
     "TrainReport",
+    "aimprove",
     "atrain",
     "decide",
+    "improve",
     "resolve_loss",
     "train",
 ]

@@ -57,13 +57,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _train(args: argparse.Namespace) -> int:
-    settings = _settings(args)
+    settings = settings_of(args)
     async with AsyncExitStack() as stack:
         task = options.with_methods(options.task_of(stack, args), args)
         report = await atrain(
             task,
             model=args.model,
-            loss=_loss(args),
+            loss=loss_of(args),
             group=args.group,
             prompts=args.prompts,
             steps=args.steps,
@@ -78,7 +78,8 @@ async def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings of --lr and --set."""
     given = options.pairs_of(args.set, "--set")
     known = [f.name for f in fields(Settings)]
     for name in given:
@@ -89,7 +90,8 @@ def _settings(args: argparse.Namespace) -> Settings:
     return settings if args.lr is None else replace(settings, lr=args.lr)
 
 
-def _loss(args: argparse.Namespace) -> Any:
+def loss_of(args: argparse.Namespace) -> Any:
+    """The loss of --loss and --loss-option."""
     chosen = options.pairs_of(args.loss_option, "--loss-option")
     if not chosen:
         return args.loss

@@ -90,10 +90,10 @@ class Option:
     own_gain: Span | None = None  # of training over the untrained model
 
     def words(self) -> str:
-        """Such as "+0.210 (95 % +0.040..+0.350) for $0.42 and 610 s"."""
-        dollars = "dollars unknown" if self.usd is None else f"${self.usd:.4g}"
+        """Such as "+0.210 (95 % +0.040..+0.350) for 610 s, $0.42"."""
         gain = f"unknown ({self.why})" if self.gain is None else self.gain.words()
-        return f"{gain} for {dollars} and {self.seconds:.0f} s"
+        dollars = "dollars unknown" if self.usd is None else f"${self.usd:.4g}"
+        return f"{gain} for {self.seconds:.0f} s, {dollars}" if self.amount else gain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +107,7 @@ class Decision:
     training: Option
     signs: tuple[Sign, ...] = ()
     traffic_usd: float | None = None  # what experiences add to the bill of the expected calls
-    break_even_calls: float | None = None  # from which on training has paid for itself; None: never, or unknown
+    break_even_calls: float | None = None  # from which on training that is as good has paid; None: never, or unknown
     forced: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def decide(report: Report | Evidence, budget: Budget, prices: Prices, *, force: 
         training=training,
         signs=signs,
         traffic_usd=_traffic_usd(evidence, prices),
-        break_even_calls=training.usd / saving if training.usd is not None and saving and saving > 0 else None,
+        break_even_calls=_break_even(training, saving),
         forced=force,
     )
 
@@ -283,6 +283,13 @@ def _saving(evidence: Evidence, prices: Prices) -> float | None:
     return None if asked is None or own is None else asked - own
 
 
+def _break_even(training: Option, saving: float | None) -> float | None:
+    """Calls after which training has paid for itself; None where it is not expected to be as good, or does not save."""
+    if training.usd is None or training.gain is None or training.gain.mean < 0 or saving is None or saving <= 0:
+        return None
+    return training.usd / saving
+
+
 def _traffic_usd(evidence: Evidence, prices: Prices) -> float | None:
     """What the experiences in the prompts add to the bill of the expected calls."""
     if evidence.added_tokens is None or prices.traffic_calls is None:
@@ -334,6 +341,7 @@ def _about_traffic(evidence: Evidence, training: Option, prices: Prices, saving:
     elif added:
         unknown = "the expected traffic" if prices.traffic_calls is None else "the price of the prompts"
         said.append(f"experiences add about {added:.0f} tokens to a call; what that costs is unknown without {unknown}")
-    if saving is not None and saving > 0 and training.usd is not None:
-        said.append(f"a trained model saves ${saving:.3g} a call: paid back after {training.usd / saving:,.0f} calls")
+    calls = _break_even(training, saving)
+    if calls is not None:
+        said.append(f"a trained model saves ${saving:.3g} a call: paid back after {calls:,.0f} calls")
     return said

@@ -18,7 +18,7 @@ WORTH = 0.02
 """A gain of less than two points is not worth going on for."""
 ALPHA = 0.05
 STUCK = 0.25
-"""The share of groups without a right answer, in spite of experiences: its interval must lie above this to be a sign."""
+"""The share of groups without a right answer, in spite of experiences: its interval must lie above this."""
 UNTRANSFERRED = 0.1
 """How much better answers with hints are than later ones without: its interval must lie above this to be a sign."""
 LEAST_ANSWERS = 4

@@ -145,13 +145,14 @@ def going_on(risen: Span, half: float, more: float) -> Span:
     """The gain of M further groups when the last H of them brought `risen`: `risen (1 - 2^(-M / H))`.
 
     Assumed: each further half brings half as much as the one before, so that all the groups in the world bring no more
-    than `risen` once again.
+    than `risen` once again; and what is worse is not shipped, so that nothing is lost either.
 
     Example:
         >>> going_on(Span(mean=0.2, low=0.1, high=0.3), 12, 24).words()
         '+0.150 (95 % +0.075..+0.225)'
     """
-    return risen.times(1.0 - 2.0 ** (-more / half)) if half > 0 else risen.times(0.0)
+    kept = Span(mean=max(0.0, risen.mean), low=max(0.0, risen.low), high=max(0.0, risen.high))
+    return kept.times(1.0 - 2.0 ** (-more / half)) if half > 0 else kept.times(0.0)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def training_gain(gain: Span, *, base: float, steps: int, more: int) -> Span:
 
     def grown(part: float, pace: float) -> float:
         if part <= 0 or room == 0:
-            return max(-base, min(0.0, part * ratio))
+            return max(-base, min(0.0, part * ratio)) + 0.0  # no -0.0
         return room * (1.0 - math.pow(1.0 - min(part / room, 1.0), pace))
 
     return Span(mean=grown(gain.mean, ratio), low=grown(gain.low, slow), high=grown(gain.high, ratio))

@@ -27,7 +27,10 @@ COMMANDS = {
     "runs": ("tfgrpo.cli.runs", "list the runs in a folder"),
     "report": ("tfgrpo.cli.report", "one HTML file about a run"),
 }
-BROUGHT = {"train": "make a model better at a task, by training its weights"}
+BROUGHT = {
+    "improve": "learn, decide whether to train, train, and compare both on held-out problems",
+    "train": "make a model better at a task, by training its weights",
+}
 """Help lines of commands that come with this package and are found by entry points, so that they are not loaded."""
 EPILOG = "tfgrpo COMMAND --help tells more. Exit codes: 0 done, 2 input, 3 no answer from the model, 130 stopped."
 
