@@ -20,7 +20,7 @@ from tfgrpo.task import Task
 from tfgrpo.types import Completion, Problem, Score
 
 FAST = Settings(dtype="float32", device="cpu", threads=1, lr=5e-3, keep_free=0.0, checkpoint_s=0.0)
-CHOICES = Choices(group=4, prompts=4, pilot_steps=6, settings=FAST)
+CHOICES = Choices(group=4, prompts=4, pilot_steps=2, settings=FAST)
 CALLS = 240
 
 

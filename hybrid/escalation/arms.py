@@ -146,9 +146,11 @@ class Bench:
         count: Callable[[Arm | None], int],
         apply: Callable[[Problem], Prompt] = bare,
         weights: bool = False,
+        finish: bool = True,
     ) -> Arm | None:
         """Measure an arm on `count(arm so far)` problems; None when the budget did not pay for the first block.
 
+        Without `finish` it can be measured on further problems later.
         Answers of trained `weights` are kept apart, since they are no calls that a budget of calls or tokens limits.
 
         Raises:
@@ -179,7 +181,7 @@ class Bench:
             self.record.put_state(f"arm/{name}", arm.as_json())
             done, total = len(arm.done.problems), count(arm)
             self.events.emit("arm_progress", arm=name, done=done, total=total, words=arm.done.words())
-        if arm is not None and not arm.finished:
+        if arm is not None and finish and not arm.finished:
             arm = replace(arm, finished=True)
             self.record.put_state(f"arm/{name}", arm.as_json())
         return arm

@@ -252,7 +252,7 @@ def _affordable(pilot: Pilot | None, budget: Budget, prices: Prices) -> int:
     reach = (REACH - 1) * pilot.steps
     if not limits or pilot.step_s <= 0:
         return reach
-    return max(0, math.floor(min(reach, (min(limits) - pilot.test_s) / pilot.step_s)))
+    return max(0, math.floor(min(reach, (min(limits) - pilot.test_s) / pilot.step_s + 1e-9)))
 
 
 def _training(evidence: Evidence, steps: int, prices: Prices) -> Option:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -12,8 +13,9 @@ from hybrid.escalation.purse import part, times_in
 from hybrid.escalation.shares import first_calls, held_out_size
 from hybrid.escalation.stage import Stage
 from hybrid.report import TrainReport
-from tfgrpo.budget import Budget, Ledger
-from tfgrpo.errors import BudgetExhausted
+from tfgrpo.budget import Ledger
+from tfgrpo.errors import BudgetExhausted, RequestError
+from tfgrpo.evaluation import bare
 from tfgrpo.practice import served
 from tfgrpo.report import Report
 
@@ -29,25 +31,30 @@ LABELS = {
 async def baseline(stage: Stage) -> Arm:
     """The model as it is, on as many held-out problems as all arms can be measured on.
 
+    What is behind a server may change in the meantime. Such a model is asked about the first block of problems now,
+    which tells its pace, and about the others at the end, beside the other arms.
+
     Raises:
         BudgetExhausted: the budget does not pay for the first block of problems.
     """
-    known = stage.bench.known("base")
-    if known is not None and known.finished:
+    known, local = stage.bench.known("base"), stage.job.local
+    if known is not None and stage.record.get_state("held_out") is not None and (known.finished or not local):
         return known
-    stage.enter("baseline", "the model as it is, on the held-out problems", machine=stage.job.local)
+    stage.enter("baseline", "the model as it is, on the held-out problems", machine=local)
     arm = await stage.bench.measure(
         "base",
         await stage.model(),
         ledger=Ledger(stage.purse.limits()),
-        local=stage.job.local,
-        count=lambda arm: _held_out(stage, arm),
+        local=local,
+        count=lambda arm: _held_out(stage, arm) if arm is None or local else len(arm.done.problems),
+        finish=local,
     )
     if arm is None:
         raise BudgetExhausted(
             "the budget does not pay for measuring the model as it is, even on a few held-out problems; raise it"
         )
-    stage.record.put_state("held_out", len(arm.done.problems))
+    wanted = _held_out(stage, arm)
+    stage.record.put_state("held_out", len(arm.done.problems) if local else wanted)
     return arm
 
 
@@ -69,24 +76,44 @@ def _held_out(stage: Stage, arm: Arm | None) -> int:
 
 
 async def final(stage: Stage, base: Arm, learned: Report | None, trained: TrainReport | None) -> list[Arm]:
-    """Every arm that there is, the baseline first, on the problems that the baseline was measured on."""
+    """Every arm that there is on the same problems, the model as it is first."""
     library = learned if learned is not None and learned.accepted else None
     wanted = ["library"] if library is not None else []
     if trained is not None:
         wanted += [*([] if stage.job.same_model else ["untrained"]), "trained"]
         wanted += ["trained_library"] if library is not None else []
+    if not base.finished:
+        base = await _possible(stage, "base", base, trained, None, rest=len(wanted) + 1) or base
     arms = [base]
     with ExitStack() as stack:
         for n, name in enumerate(wanted):
             known = stage.bench.known(name)
             if known is None or not known.finished:
                 apply = await asyncio.to_thread(_dress, stage, stack, library) if name.endswith("library") else None
-                known = await _arm(stage, name, base, trained, apply, rest=len(wanted) - n)
-            if known is None:
-                stage.notices.append(f"the budget ended before the arm {LABELS[name]!r} could be measured")
-            else:
+                known = await _possible(stage, name, base, trained, apply, rest=len(wanted) - n)
+            if known is not None:
                 arms.append(known)
     return arms
+
+
+async def _possible(
+    stage: Stage,
+    name: str,
+    base: Arm,
+    trained: TrainReport | None,
+    apply: Callable[..., Any] | None,
+    *,
+    rest: int,
+) -> Arm | None:
+    """An arm, or None and a notice: the others are worth something without it."""
+    try:
+        arm = await _arm(stage, name, base, trained, apply, rest=rest)
+    except RequestError as error:  # such as experiences that do not fit into the context of the trained model
+        stage.notices.append(f"the arm {LABELS[name]!r} could not be measured: {error}")
+        return None
+    if arm is None:
+        stage.notices.append(f"the budget ended before the arm {LABELS[name]!r} could be measured")
+    return arm
 
 
 def _dress(stage: Stage, stack: ExitStack, library: Report | None) -> Callable[..., Any]:
@@ -104,23 +131,23 @@ async def _arm(
     rest: int,
 ) -> Arm | None:
     """One arm; `rest` arms share what is left, this one included."""
-    own = name == "library"
+    own = name in ("base", "library")
     stage.enter(f"final_{name}", f"{LABELS[name]}, on the held-out problems", machine=stage.job.local or not own)
     each = stage.scale(base, trained).problem(prompt_arms=int(own), trained_arms=int(not own))
 
+    most = int(stage.record.get_state("held_out")) if name == "base" else len(base.done.problems)
+
     def count(arm: Arm | None) -> int:
         seen = len(arm.done.problems) if arm else 0
-        return int(min(len(base.done.problems), seen + times_in(part(stage.purse.left(), 1.0 / rest), each)))
+        return int(min(most, seen + times_in(part(stage.purse.left(), 1.0 / rest), each)))
 
     if own:
         policy, limits = await stage.model(), stage.purse.limits()
     else:
         place = stage.job.train_model if name == "untrained" or trained is None else trained.checkpoint
         policy = await stage.weights(str(place))
-        most = stage.purse.limits()
-        limits = Budget(usd=most.usd, seconds=most.seconds)
-    given = {} if apply is None else {"apply": apply}
+        limits = dataclasses.replace(stage.purse.limits(), calls=None, tokens=None)
     local = stage.job.local or not own
     return await stage.bench.measure(
-        name, policy, ledger=Ledger(limits), local=local, count=count, weights=not own, **given
+        name, policy, ledger=Ledger(limits), local=local, count=count, weights=not own, apply=apply or bare
     )

@@ -50,7 +50,7 @@ async def _run(stage: Stage, phase: str, base: Arm) -> dict[str, Any]:
         share_out(plan, task, group_size=GROUP, samples=task.test_samples, price=policy.price)
     except InputError as error:
         return {"none": f"no experiences were learned: {error}"}
-    left = stage.left(stage.scale(base), prompt_arms=1, trained_arms=trained_arms)
+    left = stage.left(stage.scale(base), trained_arms=trained_arms)
     report = await _in_time(_learning(stage, phase, policy, plan), left.seconds)
     if report is None:
         return {"none": CUT}
@@ -63,7 +63,7 @@ def _plan(stage: Stage, phase: str, base: Arm, trained_arms: int) -> Budget:
     known = stage.once(f"plan/{phase}")
     if known is None:
         scale = stage.scale(base)
-        left = stage.left(scale, prompt_arms=1, trained_arms=trained_arms)
+        left = stage.left(scale, trained_arms=trained_arms)
         trains, priced = phase == FIRST and not stage.barred, bool(stage.job.gpu_usd_per_hour)
         given = share_of(left, trains=trains, priced=priced)
         known = stage.once(f"plan/{phase}", dataclasses.asdict(for_prompts(left, scale, given)))

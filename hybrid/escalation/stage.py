@@ -136,9 +136,12 @@ class Stage:
         answer_s = Pilot.of(trained).answer_s if trained is not None else 0.0
         return dataclasses.replace(found, trained_s=answer_s) if answer_s > 0 else found
 
-    def left(self, scale: Scale, *, prompt_arms: int, trained_arms: int) -> Budget:
-        """What may be spent now, with the arms that are still to be measured kept aside."""
-        problems = int(self.record.get_state("held_out"))
+    def left(self, scale: Scale, *, trained_arms: int) -> Budget:
+        """What may be spent now, with the arms that are still to be measured kept aside.
+
+        A model behind a server is measured as it is at the end too, beside the same with experiences.
+        """
+        problems, prompt_arms = int(self.record.get_state("held_out")), 1 if self.job.local else 2
         return less(self.purse.left(), scale.kept_aside(problems, prompt_arms=prompt_arms, trained_arms=trained_arms))
 
     # -- experiences --------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The order of a story's phases, each done once: what a phase came to is on record when it is over.
 
-    baseline   the model as it is, on the held-out problems; its pace decides how the budget is divided
+    baseline   the model as it is, on held-out problems; its pace decides how the budget is divided
     prompts    a learning run (`tfgrpo.alearn`), measured on problems that were set aside for the decision
     pilot      a few steps of training (`hybrid.atrain`), measured on the same
     decision   `hybrid.decide`, a pure function of the three
@@ -62,7 +62,7 @@ async def decided(stage: Stage, base: Arm, prompts: Report | None, piloted: Trai
     if known is not None:
         return Decision.from_json(known)
     pilot_of = None if piloted is None else Pilot.of(piloted)
-    left = stage.left(stage.scale(base, piloted), prompt_arms=1, trained_arms=stage.trained_arms)
+    left = stage.left(stage.scale(base, piloted), trained_arms=stage.trained_arms)
     force = stage.job.choices.force and piloted is not None
     evidence = await _evidence(stage, prompts, pilot_of)
     decision = decide(evidence, _in_steps(stage, left, pilot_of), await _prices(stage), force=force)

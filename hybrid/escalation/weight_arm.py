@@ -33,7 +33,7 @@ async def pilot(stage: Stage, base: Arm) -> TrainReport | None:
 
 async def _pilot(stage: Stage, base: Arm) -> dict[str, Any]:
     await stage.release()
-    left = stage.left(stage.scale(base), prompt_arms=1, trained_arms=stage.trained_arms)
+    left = stage.left(stage.scale(base), trained_arms=stage.trained_arms)
     seconds = _limit(stage, "pilot", stage.purse.machine_seconds(part(left, PILOT)), before=0.0, step_s=0.0)
     if seconds is not None and seconds <= 0:
         return {"none": NO_ROOM}
@@ -63,7 +63,7 @@ async def _more(stage: Stage, base: Arm, piloted: TrainReport, decision: Decisio
     if steps < 1:
         return piloted.as_json()  # it was forced, and the budget pays for no more
     await stage.release()
-    left = stage.left(stage.scale(base, piloted), prompt_arms=1, trained_arms=stage.trained_arms)
+    left = stage.left(stage.scale(base, piloted), trained_arms=stage.trained_arms)
     more = stage.purse.machine_seconds(left)
     limit = None if more is None else piloted.seconds + more
     seconds = _limit(stage, "training", limit, before=piloted.seconds, step_s=Pilot.of(piloted).step_s)

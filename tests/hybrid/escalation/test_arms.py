@@ -159,8 +159,13 @@ def test_the_clock_goes_on_where_it_was(tmp_path: Any) -> None:
 
 
 amounts = st.floats(0.0, 1e4)
-budgets = st.builds(Budget, usd=st.none() | amounts, seconds=st.none() | amounts, calls=st.none() | st.integers(0, 10**5),
-                    tokens=st.none() | st.integers(0, 10**7))  # fmt: skip
+budgets = st.builds(
+    Budget,
+    usd=st.none() | amounts,
+    seconds=st.none() | amounts,
+    calls=st.none() | st.integers(0, 10**5),
+    tokens=st.none() | st.integers(0, 10**7),
+)
 outlays = st.builds(Outlay, usd=amounts, seconds=amounts, calls=amounts, tokens=amounts)
 
 

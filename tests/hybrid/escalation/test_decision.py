@@ -72,7 +72,8 @@ ROWS: list[tuple[str, dict[str, Any], Budget, Prices, str, str]] = [
     ("a weak pilot, the curve is flat", {"pilot": WEAK}, PLENTY, PRICES, "train", ENDED),
     ("a weak pilot, learning ended by itself",
      {"pilot": WEAK, "curve": SHORT, "stopped": "two epochs taught nothing new"}, PLENTY, PRICES, "train", ENDED),
-    ("a weak pilot, all-wrong groups", {"pilot": WEAK, "curve": SHORT, "counts": STUCK}, PLENTY, PRICES, "train", ENDED),
+    ("a weak pilot, all-wrong groups", {"pilot": WEAK, "curve": SHORT, "counts": STUCK}, PLENTY, PRICES,
+     "train", ENDED),
     ("a weak pilot, hints do not transfer", {"pilot": WEAK, "curve": SHORT, "counts": HINTS}, PLENTY, PRICES,
      "train", ENDED),
     ("all-wrong groups, but prompts rise and promise more", {"pilot": WEAK, "curve": STEEP, "counts": STUCK},
@@ -156,7 +157,7 @@ def test_signs_on_counts() -> None:
     assert rising(tuple((4.0, 1 - 0.02 * n) for n in range(50))) == "harms"
     none = dataclasses.replace(USUAL, counts={})
     assert all_wrong(none).holds is None and not_transferred(none).holds is None
-    few = dataclasses.replace(USUAL, counts={"told": 3, "told_wrong": 2, **{k: 3 for k in HINTS}})
+    few = dataclasses.replace(USUAL, counts={"told": 3, "told_wrong": 2, **dict.fromkeys(HINTS, 3)})
     assert all_wrong(few).holds is False and not_transferred(few).holds is None
     both = dataclasses.replace(USUAL, counts={**STUCK, **HINTS})
     assert all_wrong(both).holds and "30 of 40 groups" in all_wrong(both).words

