@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(path for package in ("experience_store", "tfgrpo", "tasks") for path in (ROOT / package).rglob("*.py"))
+FILES = sorted(
+    path for package in ("experience_store", "tfgrpo", "hybrid", "tasks") for path in (ROOT / package).rglob("*.py")
+)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 

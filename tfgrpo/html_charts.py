@@ -56,7 +56,7 @@ def before_after(rows: Sequence[tuple[str, float, float, float]], *, top: float)
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {height}", class_="chart", role="img", aria_label=words)
 
 
-def learning_curve(points: Sequence[Mapping[str, Any]], *, unit: str = "groups") -> Html:
+def learning_curve(points: Sequence[Mapping[str, Any]]) -> Html:
     """Mean reward of each step with its 95 % interval over the groups so far; new store versions as marks below.
 
     Points of training have no version.
@@ -84,7 +84,7 @@ def learning_curve(points: Sequence[Mapping[str, Any]], *, unit: str = "groups")
         *(_dot(at, y(float(p["reward"])), end, p) for at, end, p in zip(centres, ends, points, strict=True)),
         _versions(centres, points),
         tag("text", "0", x=LEFT, y=HEIGHT - 6),
-        tag("text", f"{total} {unit}", x=WIDTH - RIGHT, y=HEIGHT - 6, class_="end"),
+        tag("text", f"{total} groups", x=WIDTH - RIGHT, y=HEIGHT - 6, class_="end"),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         class_="chart",
         role="img",

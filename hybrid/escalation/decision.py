@@ -325,7 +325,10 @@ def _now(evidence: Evidence) -> str:
         return "the prompt arm was not measured on problems set aside for the decision"
     score = f"{evidence.now.mean:.3f} (95 % {evidence.now.low:.3f}..{evidence.now.high:.3f})"
     if evidence.gain is None:
-        return f"no experience is served; the bare prompt scores {score} on problems set aside for the decision"
+        served = (
+            "what is served was not compared with the bare prompt" if evidence.served else "no experience is served"
+        )
+        return f"{served}; it scores {score} on problems set aside for the decision"
     return f"experiences brought {evidence.gain.words()}, to {score}, on problems set aside for the decision"
 
 

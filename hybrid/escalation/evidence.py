@@ -113,7 +113,7 @@ class Evidence:
         return Evidence(
             now=None if served is None else span_of(served),
             gain=None if report.gain is None else span_of(report.gain),
-            served=len(report.learned) if report.accepted else 0,
+            served=len(report.learned),
             curve=tuple((float(point["groups"]), float(point["reward"])) for point in report.curve),
             stopped=report.stopped,
             verdicts=_verdicts(report),
@@ -123,7 +123,7 @@ class Evidence:
             group_calls=calls / groups,
             prompt_tokens=told.get("prompt_tokens", 0) / max(1, told.get("calls", 0)),
             completion_tokens=told.get("completion_tokens", 0) / max(1, told.get("calls", 0)),
-            added_tokens=added_tokens if report.accepted else 0.0,
+            added_tokens=added_tokens if report.learned else 0.0,
             same_model=same_model,
             pilot=pilot,
             no_pilot=no_pilot,

@@ -77,7 +77,7 @@ def _held_out(stage: Stage, arm: Arm | None) -> int:
 
 async def final(stage: Stage, base: Arm, learned: Report | None, trained: TrainReport | None) -> list[Arm]:
     """Every arm that there is on the same problems, the model as it is first."""
-    library = learned if learned is not None and learned.accepted else None
+    library = learned if learned is not None and learned.learned else None
     wanted = ["library"] if library is not None else []
     if trained is not None:
         wanted += [*([] if stage.job.same_model else ["untrained"]), "trained"]

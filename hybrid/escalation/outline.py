@@ -11,7 +11,7 @@ from hybrid.escalation.held_out import LABELS
 from hybrid.escalation.job import Job
 from hybrid.escalation.prompt_arm import GROUP
 from hybrid.escalation.purse import part
-from hybrid.escalation.shares import MEASURE, MEASURE_CALLS, PILOT, PROMPTS, share_of
+from hybrid.escalation.shares import FIRST_SHARE, MEASURE, MEASURE_CALLS, PILOT, WITHOUT_TRAINING, share_of
 from tfgrpo.budget import Budget
 from tfgrpo.errors import InputError
 from tfgrpo.forecast import Estimate, estimate
@@ -72,11 +72,11 @@ def outline(job: Job, aside: Task, barred: str, *, model: Policy, critic: Policy
     if job.budget.calls is not None:
         measuring = dataclasses.replace(measuring, calls=int(job.budget.calls * MEASURE_CALLS))
     left = Budget(**{k: None if v is None else v - _of(measuring, k) for k, v in _fields(job.budget).items()})
-    prompts = share_of(left, trains=trains, priced=bool(job.gpu_usd_per_hour))
+    prompts = share_of(left, FIRST_SHARE if trains else WITHOUT_TRAINING, priced=bool(job.gpu_usd_per_hour))
     machine = Budget(seconds=left.seconds, usd=left.usd if job.gpu_usd_per_hour else None)
     shares = {"measuring": measuring, "prompts": prompts}
     if trains:
-        shares |= {"pilot": part(machine, PILOT), "training": part(machine, 1 - PROMPTS - PILOT)}
+        shares |= {"pilot": part(machine, PILOT), "training": part(machine, 1 - FIRST_SHARE[0] - PILOT)}
     c = job.choices
     found, why = _prompts(aside, model, critic, prompts, local=job.local)
     return Outline(

@@ -60,9 +60,10 @@ def render(found: Improvement, links: dict[str, str]) -> Html:
         _verdict(found),
         _arms(found),
         _pairs(found),
-        _decision(found.decision),
         _learned("Learning experiences", found.prompts, links.get("prompts")),
+        None if found.first_decision is None else _decision("The first decision", found.first_decision),
         _learned("Learning goes on", found.more_prompts, links.get("more_prompts")),
+        _decision("The decision", found.decision),
         _trained(found.training or found.pilot, found.training is None),
         _spent(found),
     ]
@@ -118,7 +119,7 @@ def _pair(pair: PairRow) -> list[Any]:
     return [LABELS[pair.before], LABELS[pair.after], pair.words, f"{pair.p_value:.3g}", pair.better, pair.worse]
 
 
-def _decision(decision: Decision) -> Html:
+def _decision(headline: str, decision: Decision) -> Html:
     note = "Made on problems that were set aside for it. What it knew, and what it expected:"
     title = tag("p", tag("b", f"{decision.action.capitalize()}: "), f"{decision.why}.")
     reasons = tag("ul", *(tag("li", reason) for reason in decision.reasons))
@@ -127,7 +128,7 @@ def _decision(decision: Decision) -> Html:
         _option("train", "steps", decision.training),
     ]
     head = ("way", "amount", "forecast gain", "95 % interval", "seconds", "dollars")
-    return section("The decision", title, table(head, rows), reasons, note=note)
+    return section(headline, title, table(head, rows), reasons, note=note)
 
 
 def _option(name: str, unit: str, option: Option) -> list[Any]:

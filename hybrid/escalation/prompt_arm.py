@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from hybrid.escalation.arms import Arm
-from hybrid.escalation.shares import for_prompts, share_of
+from hybrid.escalation.shares import FIRST_SHARE, MORE_SHARE, WITHOUT_TRAINING, for_prompts, share_of
 from hybrid.escalation.stage import Stage
 from tfgrpo.api import alearn
 from tfgrpo.budget import Budget
@@ -26,7 +26,7 @@ CUT = "the time ran out while experiences were being learned, and none of them i
 
 
 async def learned(stage: Stage, phase: str, base: Arm) -> Report | None:
-    """The learning run of a phase: "prompts" with its share of what is left, "more_prompts" with all of it.
+    """The learning run of a phase, "prompts" or "more_prompts", with its share of what is left.
 
     None, and a notice, where the budget pays for none.
     """
@@ -41,8 +41,7 @@ async def learned(stage: Stage, phase: str, base: Arm) -> Report | None:
 
 
 async def _run(stage: Stage, phase: str, base: Arm) -> dict[str, Any]:
-    trained_arms = stage.trained_arms if phase == FIRST else 0
-    plan = _plan(stage, phase, base, trained_arms)
+    plan = _plan(stage, phase, base)
     stage.enter(phase, "learning experiences, the weights untouched", machine=stage.job.local)
     policy = await stage.model()
     task = stage.aside
@@ -50,7 +49,7 @@ async def _run(stage: Stage, phase: str, base: Arm) -> dict[str, Any]:
         share_out(plan, task, group_size=GROUP, samples=task.test_samples, price=policy.price)
     except InputError as error:
         return {"none": f"no experiences were learned: {error}"}
-    left = stage.left(stage.scale(base), trained_arms=trained_arms)
+    left = stage.left(stage.scale(base), trained_arms=stage.trained_arms)
     report = await _in_time(_learning(stage, phase, policy, plan), left.seconds)
     if report is None:
         return {"none": CUT}
@@ -58,14 +57,14 @@ async def _run(stage: Stage, phase: str, base: Arm) -> dict[str, Any]:
     return report.as_json()
 
 
-def _plan(stage: Stage, phase: str, base: Arm, trained_arms: int) -> Budget:
+def _plan(stage: Stage, phase: str, base: Arm) -> Budget:
     """The budget of the run; made once, since it is part of what identifies the run."""
     known = stage.once(f"plan/{phase}")
     if known is None:
         scale = stage.scale(base)
-        left = stage.left(scale, trained_arms=trained_arms)
-        trains, priced = phase == FIRST and not stage.barred, bool(stage.job.gpu_usd_per_hour)
-        given = share_of(left, trains=trains, priced=priced)
+        left = stage.left(scale, trained_arms=stage.trained_arms)
+        share = WITHOUT_TRAINING if stage.barred else FIRST_SHARE if phase == FIRST else MORE_SHARE
+        given = share_of(left, share, priced=bool(stage.job.gpu_usd_per_hour))
         known = stage.once(f"plan/{phase}", dataclasses.asdict(for_prompts(left, scale, given)))
     return Budget(**(known or {}))
 
@@ -101,7 +100,7 @@ async def _in_time(learning: Coroutine[Any, Any, Report], seconds: float | None)
 
 def added_tokens(stage: Stage, report: Report) -> float:
     """Tokens that experiences add to a prompt, on average over the problems of the decision, as an estimate."""
-    if not report.accepted:
+    if not report.learned:
         return 0.0
     with ExitStack() as stack:
         apply, problems = served(stage.snapshot(stack, report)), stage.aside.test

@@ -71,6 +71,7 @@ class Improvement:
     why: str
     how: str  # what to do to use it
     decision: Decision
+    first_decision: Decision | None = None  # that learning was to go on, where it was
     prompts: Report | None = None
     more_prompts: Report | None = None
     pilot: TrainReport | None = None
@@ -94,6 +95,8 @@ class Improvement:
         reports |= {
             name: None if data[name] is None else TrainReport.from_json(data[name]) for name in ("pilot", "training")
         }
+        first = data["first_decision"]
+        reports["first_decision"] = None if first is None else Decision.from_json(first)
         arms = [ArmRow(**{**row, "score": Measured(**row["score"])}) for row in data["arms"]]
         pairs = [PairRow(**{**row, "gain": Measured(**row["gain"])}) for row in data["pairs"]]
         return Improvement(
@@ -118,6 +121,7 @@ class Improvement:
             [
                 f"{self.task}: {self.model}{trained}",
                 *self._measured(),
+                *(f"  at first  {first.action}: {first.why}" for first in (self.first_decision,) if first),
                 f"  decision  {self.decision.action}: {self.decision.why}",
                 *(f"            {reason}" for reason in self.decision.reasons),
                 f"  use       {LABELS[self.recommended]}: {self.why}",
@@ -166,6 +170,7 @@ def improvement(stage: Stage, ending: Ending) -> Improvement:
         why=chosen.why,
         how=_how(chosen.name, stage, ending),
         decision=ending.decision,
+        first_decision=ending.first_decision,
         prompts=ending.prompts,
         more_prompts=ending.more_prompts,
         pilot=ending.pilot,
@@ -230,6 +235,8 @@ def _notices(stage: Stage, ending: Ending) -> list[str]:
     job, said = stage.job, []
     if ending.pilot is None:
         said.append(f"nothing was trained: {stage.barred}; this is the best prompt-only result")
+    if ending.first_decision is not None and ending.decision.action == "continue":
+        said.append(f"learning went on once and may go on: tfgrpo learn with --store {stage.place}")
     if ending.training is not None and not job.same_model:
         said.append(
             f"{job.model_name} and {job.train_model} are different models: what training itself brought is the "

@@ -2,9 +2,9 @@
 
 measuring   MEASURE of the whole budget decides how many held-out problems there are; what the arms still to be
             measured will cost is kept aside from then on, a quarter more than what was seen
-prompts     PROMPTS of the time, and of the dollars that pay for it, that are left then; UNSHARED of what training does
-            not spend (calls, tokens, and dollars where the machine has no price); all of it where there is no training
-pilot       PILOT of the time and of the dollars that pay for it
+prompts     FIRST_SHARE of what is left then, or all of it where there is no training
+pilot       PILOT of the time, and of the dollars that pay for it
+more        MORE_SHARE of the rest, where the decision is that learning goes on
 training    as many steps as the rest pays for, if the decision is to train
 """
 
@@ -21,9 +21,10 @@ from tfgrpo.plan import DEFAULT_CALLS
 MEASURE = 0.2
 MEASURE_CALLS = 0.3
 """Of a budget of calls, which training does not touch."""
-PROMPTS = 0.35
-UNSHARED = 0.7
-"""The rest is there for the case that learning goes on."""
+FIRST_SHARE = (0.35, 0.7)
+"""Of what training spends too, and of what it does not: the rest of the latter is there for learning to go on."""
+MORE_SHARE = (0.5, 1.0)
+WITHOUT_TRAINING = (1.0, 1.0)
 PILOT = 0.2
 MARGIN = 1.25
 START_S = 10.0
@@ -107,16 +108,14 @@ def first_calls(budget: Budget) -> int:
     return int(budget.calls * MEASURE_CALLS)
 
 
-def share_of(left: Budget, *, trains: bool, priced: bool) -> Budget:
-    """What the first learning run gets of what is left.
+def share_of(left: Budget, share: tuple[float, float], *, priced: bool) -> Budget:
+    """What a learning run gets of what is left; `priced`: time of the machine costs dollars.
 
     Example:
-        >>> share_of(Budget(usd=10.0, seconds=100.0, calls=600), trains=True, priced=False)
+        >>> share_of(Budget(usd=10.0, seconds=100.0, calls=600), FIRST_SHARE, priced=False)
         Budget(usd=7.0, tokens=None, calls=420, seconds=35.0)
     """
-    if not trains:
-        return left
-    timed, other = part(left, PROMPTS), part(left, UNSHARED)
+    timed, other = (part(left, s) for s in share)
     return replace(other, seconds=timed.seconds, usd=timed.usd if priced else other.usd)
 
 

@@ -146,6 +146,12 @@ class Stage:
 
     # -- experiences --------------------------------------------------------------------------------------------------
 
+    @property
+    def place(self) -> str:
+        """Where they are kept."""
+        given = self.job.store
+        return given.location if isinstance(given, ExperienceStore) else given or str(self.job.out / "experience")
+
     def store(self, stack: ExitStack, *, create: bool) -> ExperienceStore:
         """The experiences of this story; a store of its own needs no model to embed examples."""
         given = self.job.store
@@ -153,8 +159,7 @@ class Stage:
             return given
         words = self.aside.critic in ("lessons", "paper") or self.job.critic is not None
         embedder = None if given is not None or words or not create else "hashing"
-        place = given or str(self.job.out / "experience")
-        return stack.enter_context(experience_store.open(place, create=create, embedder=embedder))
+        return stack.enter_context(experience_store.open(self.place, create=create, embedder=embedder))
 
     def snapshot(self, stack: ExitStack, learned: Report) -> Snapshot:
         """The version that a learning run left."""

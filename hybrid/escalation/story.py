@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from hybrid.api import DEFAULT_STEPS
 from hybrid.escalation.arms import Arm
 from hybrid.escalation.decision import Decision, Prices, decide
-from hybrid.escalation.evidence import Evidence, Pilot
+from hybrid.escalation.evidence import Evidence, Pilot, span_of
+from hybrid.escalation.forecast import total
 from hybrid.escalation.held_out import baseline, final
 from hybrid.escalation.prompt_arm import added_tokens, learned
 from hybrid.escalation.stage import Stage
@@ -35,6 +36,7 @@ class Ending:
 
     arms: list[Arm]
     decision: Decision
+    first_decision: Decision | None  # that learning was to go on, where it was
     prompts: Report | None
     more_prompts: Report | None
     pilot: TrainReport | None
@@ -47,36 +49,59 @@ async def told(stage: Stage) -> Ending:
         base = await baseline(stage)
         prompts = await learned(stage, "prompts", base)
         piloted = await pilot(stage, base)
-        decision = await decided(stage, base, prompts, piloted)
-        more = await learned(stage, "more_prompts", base) if decision.action == "continue" else None
+        decision = await decided(stage, "decision", base, piloted, prompts, None)
+        first, more = None, None
+        if decision.action == "continue":
+            more = await learned(stage, "more_prompts", base)
+            first, decision = decision, await decided(stage, "second_decision", base, piloted, prompts, more)
         trained = await training(stage, base, piloted, decision)
         arms = await final(stage, base, more or prompts, trained)
     finally:
         await stage.release()
-    return Ending(arms=arms, decision=decision, prompts=prompts, more_prompts=more, pilot=piloted, training=trained)
+    return Ending(
+        arms=arms,
+        decision=decision,
+        first_decision=first,
+        prompts=prompts,
+        more_prompts=more,
+        pilot=piloted,
+        training=trained,
+    )
 
 
-async def decided(stage: Stage, base: Arm, prompts: Report | None, piloted: TrainReport | None) -> Decision:
-    """What to do with what is left; decided once."""
-    known = stage.once("decision")
+async def decided(
+    stage: Stage,
+    name: str,
+    base: Arm,
+    piloted: TrainReport | None,
+    prompts: Report | None,
+    more: Report | None,
+) -> Decision:
+    """What to do with what is left; decided once, and once more after learning went on."""
+    known = stage.once(name)
     if known is not None:
         return Decision.from_json(known)
     pilot_of = None if piloted is None else Pilot.of(piloted)
     left = stage.left(stage.scale(base, piloted), trained_arms=stage.trained_arms)
     force = stage.job.choices.force and piloted is not None
-    evidence = await _evidence(stage, prompts, pilot_of)
+    evidence = await _evidence(stage, prompts, more, pilot_of)
     decision = decide(evidence, _in_steps(stage, left, pilot_of), await _prices(stage), force=force)
-    stage.once("decision", decision.as_json())
+    stage.once(name, decision.as_json())
     stage.events.emit("decided", action=decision.action, words=str(decision))
     return decision
 
 
-async def _evidence(stage: Stage, prompts: Report | None, piloted: Pilot | None) -> Evidence:
+async def _evidence(stage: Stage, prompts: Report | None, more: Report | None, piloted: Pilot | None) -> Evidence:
+    """What is known; after a second learning run its curve counts, and what both runs gained."""
     same = stage.job.same_model or stage.job.train_model is None
-    if prompts is None:
+    last = more or prompts
+    if last is None:
         return Evidence(now=None, same_model=same, pilot=piloted, no_pilot=stage.barred)
-    added = await asyncio.to_thread(added_tokens, stage, prompts)
-    known = Evidence.of(prompts, pilot=piloted, no_pilot=stage.barred, added_tokens=added, same_model=same)
+    added = await asyncio.to_thread(added_tokens, stage, last)
+    known = Evidence.of(last, pilot=piloted, no_pilot=stage.barred, added_tokens=added, same_model=same)
+    if more is not None and prompts is not None and prompts.gain is not None:
+        before = span_of(prompts.gain)
+        known = dataclasses.replace(known, gain=before if known.gain is None else total(before, known.gain))
     if not stage.job.local:
         return known
     hourly = stage.job.gpu_usd_per_hour  # no provider is paid, the machine is

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hybrid.escalation.arms import ORDER, Arm, paired, recommend
 from hybrid.escalation.purse import Clock, Outlay, Purse, less, part, times_in
 from hybrid.escalation.shares import (
+    FIRST_SHARE,
     MARGIN,
     MEASURE,
-    PROMPTS,
     START_S,
-    UNSHARED,
+    WITHOUT_TRAINING,
     Scale,
     first_calls,
     for_prompts,
@@ -205,10 +205,10 @@ def test_the_last_measurement_is_kept_aside_first() -> None:
 
 def test_prompts_get_their_share() -> None:
     left = Budget(usd=10.0, seconds=100.0, calls=1000)
-    priced = share_of(left, trains=True, priced=True)
-    assert (priced.usd, priced.seconds, priced.calls) == (10 * PROMPTS, 100 * PROMPTS, int(1000 * UNSHARED))
-    assert share_of(left, trains=True, priced=False).usd == 10 * UNSHARED
-    assert share_of(left, trains=False, priced=True) == left
+    priced = share_of(left, FIRST_SHARE, priced=True)
+    assert (priced.usd, priced.seconds, priced.calls) == (3.5, 35.0, 700)
+    assert share_of(left, FIRST_SHARE, priced=False).usd == 7.0
+    assert share_of(left, WITHOUT_TRAINING, priced=True) == left
     plan = for_prompts(left, SCALE, priced)
     assert plan.usd == priced.usd and plan.calls == int(0.85 * 35 / 0.5) and plan.seconds == 70.0
     local = Scale(samples=2, calls=1, local=True, gpu_usd_per_hour=3.6, base=Outlay(seconds=0.01), trained_s=0.01)

@@ -16,6 +16,7 @@ from hybrid.escalation.evidence import all_wrong, not_transferred, plateau, risi
 from hybrid.escalation.forecast import (
     REACH,
     Span,
+    believed,
     difference,
     going_on,
     halves,
@@ -301,6 +302,8 @@ def test_the_formulas_on_paper() -> None:
     assert grown.low == pytest.approx(0.8 * (1 - 0.75**2))  # half the pace: two times
     assert training_gain(span(-0.1), base=0.5, steps=5, more=10) == span(-0.1 * 3)
     assert training_gain(span(-0.1), base=0.2, steps=5, more=10).mean == -0.2
+    assert believed(span(0.1, 0.098)) == pytest.approx(0.1 - 0.05**2 / 0.1)  # a standard error of 0.05
+    assert believed(span(0.05, 0.098)) == 0.0 and believed(span(-0.1, 0.3)) == -0.1
     assert going_on(span(0.2), 10, 10).mean == pytest.approx(0.1) and going_on(span(0.2), 0, 10).mean == 0.0
     assert halves([]) == ([], []) and rise([(4, 0.1)] * 3) is None
     assert total(span(0.3, 0.3), span(0.2, 0.4)) == Span(mean=0.5, low=pytest.approx(0.0), high=pytest.approx(1.0))
@@ -337,7 +340,7 @@ def test_evidence_of_a_report() -> None:
     assert known.group_usd == pytest.approx(0.48 / 48) and known.group_calls == 3.0
     assert known.group_s == pytest.approx(60.0 * 144 / 240 / 48)
     assert (known.prompt_tokens, known.completion_tokens, known.added_tokens) == (350.0, 40.0, 120.0)
-    refused = Evidence.of(learn_report(accepted=False, after=None, gain=None), added_tokens=120.0)
+    refused = Evidence.of(learn_report(accepted=False, after=None, gain=None, learned=[]), added_tokens=120.0)
     assert refused.now == span(0.14, 0.05) and refused.gain is None
     assert (refused.served, refused.added_tokens) == (0, 0.0)
     unmeasured = Evidence.of(learn_report(after=None, gain=None))

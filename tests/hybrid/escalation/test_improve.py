@@ -318,9 +318,10 @@ def test_learning_goes_on_where_that_is_the_decision(tmp_path: Path) -> None:
         ScriptedPolicy(better_and_better), tmp_path / "out", train_model="http://127.0.0.1:1/v1#x",
         budget=Budget(usd=1.0), task=task(learn=problems("learn", 36)),
     )  # fmt: skip
-    assert (found.decision.action, found.decision.why) == ("continue", RISING), str(found)
+    assert found.first_decision is not None, str(found)
+    assert (found.first_decision.action, found.first_decision.why) == ("continue", RISING)
     assert found.more_prompts is not None and found.more_prompts.groups > 0
-    assert "Learning goes on" in (tmp_path / "out" / "report.html").read_text()
+    assert "at first  continue" in str(found) and "Learning goes on" in (tmp_path / "out" / "report.html").read_text()
 
 
 # -- stopped anywhere --------------------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from cli import call
 from storyworld import improve
 from tinymodel import save_tiny
 
+import hybrid
 from hybrid import Improvement
 
 TESTS = Path(__file__).parents[2]
@@ -88,6 +92,28 @@ def test_wrong_requests_are_one_line(folder: Path, tmp_path: Path, more: tuple[s
     said = call(*command(folder, tmp_path / "out", *more))
     assert said.code == 2 and words in said.err and len(said.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_names_that_users_write() -> None:
+    given = inspect.signature(hybrid.aimprove).parameters
+    assert " ".join(given) == (
+        "task model train_model critic store budget gpu_usd_per_hour traffic_calls out seed concurrency choices on_event"
+    )
+    assert typing.get_type_hints(hybrid.improve)["return"] is Improvement
+    assert " ".join(inspect.signature(hybrid.decide).parameters) == "report budget prices force"
+    assert {f.name for f in dataclasses.fields(hybrid.Prices)} == {
+        *("prompt_usd_per_mtok", "completion_usd_per_mtok", "gpu_usd_per_hour", "traffic_calls", "horizon_days")
+    }
+    assert {"Choices", "Decision", "Evidence", "Improvement", "Pilot", "Prices"} <= set(hybrid.__all__)
+    for name in ("Choices", "Decision", "Evidence", "Improvement", "Pilot", "Prices", "aimprove", "decide", "improve"):
+        assert inspect.getdoc(getattr(hybrid, name))
+
+
+def test_the_command_loads_neither_torch_nor_a_store_before_it_needs_them() -> None:
+    heavy = ("torch", "transformers", "chromadb", "openai", "litellm", "aiohttp")
+    text = f"import sys, hybrid.escalation.command; print(sorted(set({heavy!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 PROGRAM = """
