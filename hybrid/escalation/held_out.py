@@ -44,7 +44,7 @@ async def baseline(stage: Stage) -> Arm:
     arm = await stage.bench.measure(
         "base",
         await stage.model(),
-        ledger=Ledger(stage.purse.limits()),
+        ledger=Ledger(stage.purse.limits(machine=local)),
         local=local,
         count=lambda arm: _held_out(stage, arm) if arm is None or local else len(arm.done.problems),
         finish=local,
@@ -142,11 +142,11 @@ async def _arm(
         return int(min(most, seen + times_in(part(stage.purse.left(), 1.0 / rest), each)))
 
     if own:
-        policy, limits = await stage.model(), stage.purse.limits()
+        policy, limits = await stage.model(), stage.purse.limits(machine=stage.job.local)
     else:
         place = stage.job.train_model if name == "untrained" or trained is None else trained.checkpoint
         policy = await stage.weights(str(place))
-        limits = dataclasses.replace(stage.purse.limits(), calls=None, tokens=None)
+        limits = dataclasses.replace(stage.purse.limits(machine=True), calls=None, tokens=None)
     local = stage.job.local or not own
     return await stage.bench.measure(
         name, policy, ledger=Ledger(limits), local=local, count=count, weights=not own, apply=apply or bare

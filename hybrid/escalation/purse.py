@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfgrpo.budget import Budget, Spend
@@ -123,16 +123,20 @@ class Purse:
         """Dollars of all priced calls."""
         return self.own.usd + self.elsewhere["usd"]
 
-    def limits(self) -> Budget:
-        """What the calls in the story's own record may come to in all, those before included; seconds from now."""
+    def limits(self, *, machine: bool = False) -> Budget:
+        """What the calls in the story's own record may come to in all, those before included; seconds from now.
+
+        `machine`: they are computed on this machine, whose time dollars pay for.
+        """
         other, total = self.elsewhere, self.total
         tokens = int(other["prompt_tokens"] + other["completion_tokens"])
-        return Budget(
+        found = Budget(
             usd=None if total.usd is None else max(0.0, total.usd - other["usd"] - self.machine_usd),
             calls=None if total.calls is None else max(0, total.calls - int(other["solver_calls"])),
             tokens=None if total.tokens is None else max(0, total.tokens - tokens),
             seconds=None if total.seconds is None else max(0.0, total.seconds - self.clock.seconds()),
         )
+        return replace(found, seconds=self.machine_seconds(found)) if machine else found
 
     def left(self) -> Budget:
         """What nobody has spent."""

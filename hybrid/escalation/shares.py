@@ -25,7 +25,8 @@ FIRST_SHARE = (0.35, 0.7)
 """Of what training spends too, and of what it does not: the rest of the latter is there for learning to go on."""
 MORE_SHARE = (0.5, 1.0)
 WITHOUT_TRAINING = (1.0, 1.0)
-PILOT = 0.2
+PILOT = 0.3
+"""It is no waste where training goes on: the pilot is its beginning."""
 MARGIN = 1.25
 START_S = 10.0
 """Loading a model that is measured."""

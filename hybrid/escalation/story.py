@@ -94,10 +94,11 @@ async def decided(
 async def _evidence(stage: Stage, prompts: Report | None, more: Report | None, piloted: Pilot | None) -> Evidence:
     """What is known; after a second learning run its curve counts, and what both runs gained."""
     same = stage.job.same_model or stage.job.train_model is None
-    last = more or prompts
+    last, phase = (more, "more_prompts") if more is not None else (prompts, "prompts")
     if last is None:
         return Evidence(now=None, same_model=same, pilot=piloted, no_pilot=stage.barred)
     added = await asyncio.to_thread(added_tokens, stage, last)
+    last = dataclasses.replace(last, seconds=stage.clock.seconds(phase))  # of all processes
     known = Evidence.of(last, pilot=piloted, no_pilot=stage.barred, added_tokens=added, same_model=same)
     if more is not None and prompts is not None and prompts.gain is not None:
         before = span_of(prompts.gain)

@@ -145,6 +145,7 @@ def test_money_that_is_spent_is_gone_whoever_spent_it(tmp_path: Any) -> None:
         assert again.left().usd == pytest.approx(7.0, abs=0.1)
         assert again.left().seconds == pytest.approx(997.0, abs=0.5)
         assert again.machine_seconds(Budget(usd=5.0, seconds=60.0)) == 5.0
+        assert again.limits(machine=True).seconds == pytest.approx(7.0, abs=0.1)  # what the dollars pay for
         assert Purse(total=total, gpu_usd_per_hour=None, record=record, clock=clock).machine_seconds(
             Budget(usd=5.0)) is None  # fmt: skip
 

@@ -227,6 +227,16 @@ def test_a_budget_that_pays_for_no_baseline_is_an_error(folder: Path, tmp_path: 
         improve(folder, tmp_path, budget=Budget(calls=1))
 
 
+def test_dollars_pay_for_time_of_the_machine(folder: Path, tmp_path: Path) -> None:
+    """An answer costs nothing but time: 20 cents at 72 dollars an hour are 10 seconds."""
+    found = improve(folder, tmp_path / "out", budget=Budget(usd=0.2), gpu_usd_per_hour=72.0)
+    assert found.spend["calls_usd"] == 0.0
+    assert found.spend["machine_usd"] == pytest.approx(found.spend["machine_s"] * 72 / 3600)
+    assert 0 < found.spend["machine_usd"] <= 0.2 * 1.2, str(found)
+    with pytest.raises(BudgetExhausted, match="does not pay for measuring"):
+        improve(folder, tmp_path / "poor", budget=Budget(usd=1e-6), gpu_usd_per_hour=72.0)
+
+
 def test_a_budget_that_pays_for_no_group_leaves_the_baseline(folder: Path, tmp_path: Path) -> None:
     found = improve(folder, tmp_path, budget=Budget(calls=6), train_model=None)
     assert "no experiences were learned" in str(found) and found.recommended == "base"
@@ -345,21 +355,24 @@ def stop_at(name: str, phase: str, count: int = 1) -> Callable[[Event], None]:
     return listen
 
 
-MOMENTS = [
+MOMENTS = [("group_done", "prompts", 5), ("update_done", "training", 2)]
+MORE_MOMENTS = [
     ("arm_progress", "baseline", 1),
     ("phase", "prompts", 1),
-    ("group_done", "prompts", 5),
     ("finished", "prompts", 1),
     ("update_done", "pilot", 1),
     ("finished", "pilot", 1),
-    ("update_done", "training", 2),
     ("finished", "training", 1),
     ("phase", "final_trained", 1),
     ("arm_progress", "final_trained", 1),
 ]
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m[1]}-{m[0]}")
+@pytest.mark.parametrize(
+    "moment",
+    [*MOMENTS, *(pytest.param(moment, marks=pytest.mark.slow) for moment in MORE_MOMENTS)],
+    ids=lambda m: f"{m[1]}-{m[0]}",
+)
 def test_a_story_that_breaks_anywhere_ends_as_if_it_had_not(
     story: Improvement, folder: Path, tmp_path: Path, moment: tuple[str, str, int]
 ) -> None:
