@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hybrid.api import atrain, train
     from hybrid.distill import Distill
+    from hybrid.escalation.api import aimprove, improve
+    from hybrid.escalation.decision import Decision, Prices, decide
+    from hybrid.escalation.evidence import Evidence, Pilot
+    from hybrid.escalation.job import Choices
+    from hybrid.escalation.result import Improvement
     from hybrid.losses import resolve_loss
     from hybrid.recipes import TrainRecipe, resolve_recipe
     from hybrid.report import TrainReport
@@ -20,13 +25,22 @@ if TYPE_CHECKING:
     from hybrid.trackers import tracking
 
 _HOMES = {
+    "Choices": "hybrid.escalation.job",
+    "Decision": "hybrid.escalation.decision",
     "Distill": "hybrid.distill",
     "DriftError": "hybrid.settings",
+    "Evidence": "hybrid.escalation.evidence",
+    "Improvement": "hybrid.escalation.result",
+    "Pilot": "hybrid.escalation.evidence",
+    "Prices": "hybrid.escalation.decision",
     "RolloutError": "hybrid.settings",
     "Settings": "hybrid.settings",
     "TrainRecipe": "hybrid.recipes",
     "TrainReport": "hybrid.report",
+    "aimprove": "hybrid.escalation.api",
     "atrain": "hybrid.api",
+    "decide": "hybrid.escalation.decision",
+    "improve": "hybrid.escalation.api",
     "resolve_loss": "hybrid.losses",
     "resolve_recipe": "hybrid.recipes",
     "tracking": "hybrid.trackers",
@@ -34,13 +48,22 @@ _HOMES = {
 }
 
 __all__ = [
+    "Choices",
+    "Decision",
     "Distill",
     "DriftError",
+    "Evidence",
+    "Improvement",
+    "Pilot",
+    "Prices",
     "RolloutError",
     "Settings",
     "TrainRecipe",
     "TrainReport",
+    "aimprove",
     "atrain",
+    "decide",
+    "improve",
     "resolve_loss",
     "resolve_recipe",
     "tracking",

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _train(args: argparse.Namespace) -> int:
-    settings, recipe = _settings(args), _recipe(args)
+    settings, recipe = settings_of(args), recipe_of(args)
     async with AsyncExitStack() as stack:
         shown = stack.enter_context(progress(silent=args.json or args.quiet or not leading()))
         told = stack.enter_context(tracking(args.track if leading() else (), out=args.out, beside=[shown]))
@@ -66,7 +66,7 @@ async def _train(args: argparse.Namespace) -> int:
             task,
             model=args.model,
             recipe=recipe,
-            loss=_loss(args, recipe),
+            loss=loss_of(args, recipe),
             group=args.group,
             prompts=args.prompts,
             steps=args.steps,
@@ -87,7 +87,7 @@ async def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were asked for; refused here, before the task is read, where they are none."""
     given = options.pairs_of(args.set, "--set")
     plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -96,7 +96,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return plain
 
 
-def _recipe(args: argparse.Namespace) -> TrainRecipe | None:
+def recipe_of(args: argparse.Namespace) -> TrainRecipe | None:
     """The recipe, without what was chosen in its stead."""
     chosen = options.pairs_of(args.recipe_option, "--recipe-option")
     if args.recipe is None:
@@ -106,7 +106,7 @@ def _recipe(args: argparse.Namespace) -> TrainRecipe | None:
     return resolve_recipe(args.recipe, **chosen).without(*(name for name in OF_TASK if getattr(args, name)))
 
 
-def _loss(args: argparse.Namespace, recipe: TrainRecipe | None) -> Any:
+def loss_of(args: argparse.Namespace, recipe: TrainRecipe | None = None) -> Any:
     chosen = options.pairs_of(args.loss_option, "--loss-option")
     if not chosen:
         return args.loss

@@ -36,7 +36,7 @@ def interval_bar(mean: float, low: float, high: float, *, verdict: str, scale: f
 def before_after(rows: Sequence[tuple[str, float, float, float]], *, top: float) -> Html:
     """Named means with intervals on one axis from 0 to `top`."""
     height = 30 + 44 * len(rows)
-    left, right = 84, 20
+    left, right = max(84, *(20 + 7 * len(name) for name, *_ in rows)), 20
 
     def x(value: float) -> float:
         return round(left + (WIDTH - left - right) * max(0.0, min(1.0, value / top)), 1)
@@ -57,7 +57,10 @@ def before_after(rows: Sequence[tuple[str, float, float, float]], *, top: float)
 
 
 def learning_curve(points: Sequence[Mapping[str, Any]]) -> Html:
-    """Mean reward of each step with its 95 % interval over the groups so far; new store versions as marks below."""
+    """Mean reward of each step with its 95 % interval over the groups so far; new store versions as marks below.
+
+    Points of training have no version.
+    """
     ends, total = [], 0
     for point in points:
         total += int(point["groups"])
@@ -113,7 +116,8 @@ def _band(centres: Sequence[float], points: Sequence[Mapping[str, Any]], y: Any)
 
 def _dot(x: float, y: float, groups: int, point: Mapping[str, Any]) -> Html:
     span = "" if point.get("low") is None else f" (95 % {point['low']:.3f} to {point['high']:.3f})"
-    words = f"up to group {groups}: {point['reward']:.3f}{span}, sampled under v{point['version']:.0f}"
+    under = f", sampled under v{point['version']:.0f}" if "version" in point else ""
+    words = f"up to group {groups}: {point['reward']:.3f}{span}{under}"
     return tag("circle", tag("title", words), cx=x, cy=y, r=3, class_="dot line-dot")
 
 
@@ -121,7 +125,7 @@ def _versions(centres: Sequence[float], points: Sequence[Mapping[str, Any]]) -> 
     """A mark where the store version that was sampled under changed; names where there is room."""
     parts, named, base = [], -math.inf, HEIGHT - BOTTOM
     for n, point in enumerate(points):
-        if n and point["version"] == points[n - 1]["version"]:
+        if "version" not in point or (n and point["version"] == points[n - 1]["version"]):
             continue
         at = centres[n]
         parts.append(tag("line", x1=at, y1=base, x2=at, y2=base + 7, class_="axis"))

@@ -23,6 +23,7 @@ from tfgrpo.errors import BudgetExhausted, InputError, TransportError
 from tfgrpo.events import EventLog
 from tfgrpo.grouping import Grouping
 from tfgrpo.learner import ExperienceLearner, Finished, Plan
+from tfgrpo.reach import Reach
 from tfgrpo.types import Group, Usage
 
 OPEN_SHARE = 4
@@ -75,6 +76,7 @@ class Tally:
     fresh_mixed: int = 0
     usage: Usage = field(default_factory=Usage)
     curve: list[dict[str, float]] = field(default_factory=list)
+    reach: Reach = field(default_factory=Reach)
     silent: int = 0  # rollouts without a scored answer since the last scored one
     stopped: str = ""
 
@@ -82,6 +84,7 @@ class Tally:
         """Count one step."""
         groups = [done.group for done in finished]
         self.groups += len(groups)
+        self.reach.add(groups)
         self.missing += sum(g.missing for g in groups)
         self.mixed += sum(g.mixed for g in groups)
         self.informative += sum(done.informative for done in finished)

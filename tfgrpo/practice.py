@@ -268,6 +268,7 @@ class Practice:
             busy_share=self.solver.busy_share(),
             stopped=tally.stopped,
             notices=faults(before, after),
+            counts=tally.reach.as_json(),
             methods=self.task.methods,
         )
 

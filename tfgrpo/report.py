@@ -76,7 +76,7 @@ class Report:
     """One run. `before` and `after` are measured once, on test problems that chose nothing; None was not measured.
 
     `learned` holds, per experience that ships, its id, text, kind, effect with interval, groups and verdict; `spend`
-    is by purpose; `curve` has one point per step.
+    is by purpose; `curve` has one point per step; `counts` are those of `tfgrpo.reach`.
     """
 
     run: str
@@ -110,6 +110,7 @@ class Report:
     seconds: float = 0.0
     busy_share: float = 0.0
     stopped: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
     notices: Sequence[str] = ()
     methods: Mapping[str, str] = field(default_factory=dict)  # names of grouping, advantage and sampler
     config: Mapping[str, Any] = field(default_factory=dict)

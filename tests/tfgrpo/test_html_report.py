@@ -242,8 +242,12 @@ def test_charts_put_numbers_where_they_belong():
     assert 'cx="89.0"' in bar and 'x1="60.0"' in bar and 'x2="118.0"' in bar
     chart = before_after([("before", 0.0, 0.0, 0.5)], top=1.0)
     assert 'cx="84.0"' in chart
+    long = before_after([("as it is", 0.0, 0.0, 0.5), ("trained, with experiences", 0.5, 0.4, 0.6)], top=1.0)
+    assert 'cx="195.0"' in long  # names stand before the axis, not on it
     points = [{"groups": 5, "version": n // 2, "reward": n % 2, "low": None} for n in range(400)]
     curve = learning_curve(points)
+    bare = learning_curve([{"groups": 8, "reward": 0.5}, {"groups": 8, "reward": 0.6}])  # of training: no versions
+    assert bare.count("<circle") == 2 and ">v" not in bare and "16 groups" in bare and "sampled" not in bare
     assert curve.count("<circle") == 400 and curve.count(">v") <= 14 and "more characters" not in curve
 
 

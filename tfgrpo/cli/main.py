@@ -27,6 +27,7 @@ COMMANDS = {
 }
 BROUGHT = {
     "safety-model": "train, calibrate and measure a model that scores how safe and how good answers are",
+    "improve": "learn, decide whether to train, train, and compare both on held-out problems",
     "train": "make a model better at a task, by training its weights",
 }
 """Help lines of commands that come with this package and are found by entry points, so that they are not loaded."""
