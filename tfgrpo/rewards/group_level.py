@@ -36,8 +36,9 @@ GROUP_REWARDS: dict[str, Method[Callable[..., Reward]]] = {
         formula="1[safety >= 0.5] sum w_k y_k / sum w_k over politeness, meaningfulness, actionability, safety",
         source="arXiv 2503.21819",
         confidence="reconstruction",
-        note="any scorer; the hard gate is ours and the default, since equal weights reinforce unsafe answers, with "
-        "GDPO too; aggregate='conditional' or 'mean'",
+        note="any scorer, such as a folder of `tfgrpo safety-model train` (not measured on real labels); the hard gate "
+        "is ours and the default, since equal weights reinforce unsafe answers, with GDPO too; aggregate='conditional' "
+        "or 'mean'",
     ),
     "tournament": Method(
         make=tournament,
