@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hybrid.distill import Distill
 from tfgrpo.errors import InputError, unknown_name
 from tfgrpo.method import Method
+from tfgrpo.rewards.consistency import consistent
+from tfgrpo.rewards.safety import guarded
 from tfgrpo.task import Task
 
 if TYPE_CHECKING:
@@ -111,6 +113,30 @@ def srpo() -> TrainRecipe:
     return TrainRecipe(name="srpo", advantage="dr_grpo", loss=DEFAULT_LOSS, distill=Distill())
 
 
+def ps_grpo() -> TrainRecipe:
+    """The same answer to every wording of a question: groups are sets of paraphrases, an answer is worth its agreement
+    with those to other wordings besides the task's own reward, and is compared with answers to its own wording. A
+    reconstruction.
+
+    Example:
+        >>> ps_grpo().advantage, ps_grpo().grouping
+        ('ps_grpo', 'paraphrases')
+    """
+    return TrainRecipe(name="ps-grpo", advantage="ps_grpo", loss="grpo", grouping="paraphrases", reward=consistent)
+
+
+def safety() -> TrainRecipe:
+    """Several heads at once: every part of the reward is normalised by itself, and the reward's gate takes an unsafe
+    answer out of all of them. For rewards with heads of safety; kept near the first model, since heads are learned. A
+    reconstruction.
+
+    Example:
+        >>> safety().advantage, safety().loss
+        ('gdpo', 'grpo_kl')
+    """
+    return TrainRecipe(name="safety", advantage="gdpo", loss="grpo_kl", reward=guarded)
+
+
 RECIPES: dict[str, Method[Callable[..., TrainRecipe]]] = {
     "grpo": Method(
         make=grpo,
@@ -133,6 +159,20 @@ RECIPES: dict[str, Method[Callable[..., TrainRecipe]]] = {
         source="arXiv 2604.02288",
         confidence="paper",
         note="advantage dr_grpo, loss dapo; options of hybrid.distill.Distill; right means what the score calls solved",
+    ),
+    "ps-grpo": Method(
+        make=ps_grpo,
+        formula="A of the answers to one wording; r = agreement over wordings + the task's reward",
+        source="arXiv 2510.04392",
+        confidence="reconstruction",
+        note="grouping paraphrases, advantage ps_grpo, loss grpo, reward ps_grpo(the task's own)",
+    ),
+    "safety": Method(
+        make=safety,
+        formula="A = sum_k w_k norm(y_k), behind 1[safety >= 0.5]",
+        source="arXiv 2503.21819 and 2601.05242",
+        confidence="reconstruction",
+        note="advantage gdpo, loss grpo_kl, a reward with heads behind a gate; not measured on real labels",
     ),
 }
 

@@ -15,7 +15,7 @@ from tfgrpo.types import Completion, message_text
 
 ROUTINE = frozenset(
     {"started", "resumed", "prepared", "group_done", "answers_scored", "update_done", "test_progress", "measured"}
-    | {"checkpoint_saved", "finished", "metric"}
+    | {"checkpoint_saved", "engine", "finished", "metric"}
 )
 KEPT_EVENTS = 60
 STEPS, GROUPS, ANSWERS = 24, 8, 16

@@ -24,7 +24,7 @@ from tfgrpo.errors import InputError, RunStateError
 from tfgrpo.events import Event
 from tfgrpo.policy.base import Sampling
 from tfgrpo.rewards.base import reward
-from tfgrpo.task import Task
+from tfgrpo.task import Task, load_task
 from tfgrpo.types import Completion, Problem, Score
 
 FAST = Settings(dtype="float32", device="cpu", threads=1, lr=5e-3, keep_free=0.0, checkpoint_s=0.0)
@@ -111,7 +111,7 @@ def test_examples() -> None:
 
 
 def test_the_rows() -> None:
-    assert list(RECIPES) == ["grpo", "sdpo", "srpo"]
+    assert list(RECIPES) == ["grpo", "sdpo", "srpo", "ps-grpo", "safety"]
     for name in RECIPES:
         assert resolve_recipe(name).name == name
     srpo, sdpo = resolve_recipe("srpo").distill, resolve_recipe("sdpo").distill
@@ -291,3 +291,40 @@ def test_the_command(
     assert not (tmp_path / "c").exists()
     assert main(["methods", "recipe/srpo"]) == 0
     assert "arXiv 2604.02288" in capsys.readouterr().out
+
+
+# -- recipes that change the task -------------------------------------------------------------------------------------
+
+
+def test_safety_wants_heads_behind_a_gate(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no heads of safety"):
+        train(folder, tmp_path / "a", recipe="safety")
+    made = resolve_recipe("safety").of_task(load_task("safety", learn=6, gate=0, test=2))
+    assert made.methods["advantage"] == "gdpo"
+    with pytest.raises(InputError, match="reinforces an unsafe answer"):
+        resolve_recipe("safety").of_task(load_task("safety", learn=6, gate=0, test=2, aggregate="mean"))
+
+
+def test_ps_grpo_takes_the_tasks_reward_as_its_partner() -> None:
+    made = resolve_recipe("ps-grpo").of_task(task())
+    assert made.methods["advantage"] == "ps_grpo" and made.methods["grouping"] == "paraphrases"
+    assert made.reward.name.startswith("ps_grpo(numbers")
+    own = load_task("consistency", learn=4, gate=0, test=2)
+    assert resolve_recipe("ps-grpo").of_task(own).reward is own.reward
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "name"), [("ps-grpo", "consistency"), ("safety", "safety")])
+def test_recipes_of_tasks_with_a_real_model(recipe: str, name: str, tmp_path: Path) -> None:
+    report = hybrid.train(
+        load_task(name, learn=6, gate=0, test=2),
+        model="local/smollm2",
+        recipe=recipe,
+        group=4,
+        prompts=2,
+        steps=1,
+        out=tmp_path,
+        settings={"device": "cpu", "threads": 1},
+    )
+    assert report.steps == 1 and report.methods["recipe"] == recipe
+    assert report.beside, "both tasks measure more than a score"
