@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -225,31 +226,35 @@ def batch_of(answers: list[Completion], size: int) -> Batch:
 async def test_a_real_vllm(tmp_path: Path) -> None:
     """Steps with renewed weights agree, weights that were not renewed are stopped, a whole run by URL."""
     async with AsyncExitStack() as stack:
+        address = await parts_of_a_run(stack, tmp_path)
+        gc.collect()  # one trainer at a time
+        await a_whole_run(address, tmp_path / "run")
+
+
+async def parts_of_a_run(stack: AsyncExitStack, out: Path) -> str:
+    """The address of the server, which stays."""
+    async with AsyncExitStack() as inner:
         worker = Worker()
-        stack.push_async_callback(worker.aclose)
+        inner.push_async_callback(worker.aclose)
         loaded = load_trainable(model_folder(os.environ["TFGRPO_VLLM_MODEL"]), REAL)
         trainer = Trainer(loaded, resolve_loss("dapo"), REAL, temperature=1.0)
         writer = Writer(loaded, trainer.ranks, trainer.whole)
         needed = Needed(
-            loaded=loaded,
-            trainer=trainer,
-            writer=writer,
-            worker=worker,
-            settings=REAL,
-            out=tmp_path,
-            tell=lambda *, words: print(words),
+            loaded=loaded, trainer=trainer, worker=worker, settings=REAL, out=out, tell=lambda *, words: print(words)
         )
+        begun = time.monotonic()
         server = await own_server(stack, needed, Source(loaded, trainer, worker))
+        print(f"\nthe server is there after {time.monotonic() - begun:.0f} s")
         address = f"{server.url}#{server.model}"
-        rollouts = await open_rollouts(stack, replace(needed, settings=replace(REAL, rollouts=address)))
+        rollouts = await open_rollouts(inner, replace(needed, settings=replace(REAL, rollouts=address)))
         await compare_with_live(rollouts, LiveRollouts(writer, worker))
         await three_steps(rollouts, trainer, worker)
         await stale_weights_are_stopped(rollouts, trainer, worker)
-        await a_whole_run(address, tmp_path / "run")
+        return address
 
 
 async def compare_with_live(rollouts: Rollouts, live: Rollouts) -> None:
-    asked = questions(4, 8, 32)
+    asked = questions(5, 8, 24)  # more than the 32 rows of the server
     await sampled(rollouts, asked[:4])  # the first requests of a server are slow
     first, speed = await sampled(rollouts, asked)
     again, _ = await sampled(rollouts, asked)
@@ -264,9 +269,9 @@ async def compare_with_live(rollouts: Rollouts, live: Rollouts) -> None:
 
 async def three_steps(rollouts: Rollouts, trainer: Trainer, worker: Worker) -> None:
     for step in (1, 2, 3):
-        answers, _ = await sampled(rollouts, questions(4, 6, 24))
-        batch = batch_of(answers, 6)
-        metrics = await worker(lambda batch=batch: trainer.update(batch, max_tokens=24))
+        answers, _ = await sampled(rollouts, questions(3, 4, 16))
+        batch = batch_of(answers, 4)
+        metrics = await worker(lambda batch=batch: trainer.update(batch, max_tokens=16))
         begun = time.monotonic()
         await rollouts.renew(step)
         print(
@@ -280,9 +285,9 @@ async def stale_weights_are_stopped(rollouts: Rollouts, trainer: Trainer, worker
     """A step that is large enough to be seen, and a server that was not told."""
 
     async def update() -> dict[str, float]:
-        answers, _ = await sampled(rollouts, questions(4, 6, 24))
-        batch = batch_of(answers, 6)
-        return await worker(lambda: trainer.update(batch, max_tokens=24))
+        answers, _ = await sampled(rollouts, questions(3, 4, 16))
+        batch = batch_of(answers, 4)
+        return await worker(lambda: trainer.update(batch, max_tokens=16))
 
     trainer.settings = replace(trainer.settings, lr=3e-4)
     await update()
