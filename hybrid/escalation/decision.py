@@ -154,13 +154,17 @@ def decide(report: Report | Evidence, budget: Budget, prices: Prices, *, force: 
         'stop'
     """
     evidence = report if isinstance(report, Evidence) else Evidence.of(report)
-    signs = (plateau(evidence), all_wrong(evidence), not_transferred(evidence))
+    flat = plateau(evidence)
+    ends = (flat, all_wrong(evidence), not_transferred(evidence))
     more = _going_on(evidence, budget)
     training = _training(evidence, _affordable(evidence.pilot, budget, prices), prices)
     least = _training(evidence, evidence.pilot.steps if evidence.pilot else 0, prices)
     saving = _saving(evidence, prices)
     pays = _pays(least, training, saving, prices)
-    action, why = _rule(evidence, more, training, signs, pays=pays, force=force)
+    rising = not flat.holds and more.amount > 0
+    ended = any(sign.holds for sign in ends)
+    signs = (*ends, _traffic(evidence, least, prices, saving))
+    action, why = _rule(evidence, more, training, rising=rising, ended=ended, pays=pays, force=force)
     if why == CHEAPER:
         training = least
     return Decision(
@@ -190,10 +194,16 @@ UNPAID = "going on with prompts is not forecast to bring anything, and the budge
 
 
 def _rule(
-    evidence: Evidence, more: Option, training: Option, signs: Sequence[Sign], *, pays: bool, force: bool
+    evidence: Evidence,
+    more: Option,
+    training: Option,
+    *,
+    rising: bool,
+    ended: bool,
+    pays: bool,
+    force: bool,
 ) -> tuple[Action, str]:
-    level = not signs[0].holds and more.amount > 0
-    expected = more.gain.mean if more.gain is not None and level and more.gain.mean >= WORTH else 0.0
+    expected = more.gain.mean if more.gain is not None and rising and more.gain.mean >= WORTH else 0.0
     if force:
         return "train", FORCED
     if training.gain is not None and training.own_gain is not None and training.amount > 0:
@@ -201,13 +211,13 @@ def _rule(
         if shown and training.gain.mean >= expected:
             return "train", SHOWN
         worth = min(training.own_gain.mean, training.gain.mean) >= WORTH
-        if worth and training.gain.mean > expected and any(sign.holds for sign in signs):
+        if ended and worth and training.gain.mean > expected:
             return "train", ENDED
     if pays:
         return "train", CHEAPER
     if expected > 0:
         return "continue", RISING
-    if more.gain is None and level and evidence.verdicts.get("undecided", 0):
+    if more.gain is None and rising and evidence.verdicts.get("undecided", 0):
         return "continue", UNDECIDED
     return "stop", UNKNOWN if training.gain is None else NEITHER if training.amount else UNPAID
 
@@ -296,6 +306,18 @@ def _traffic_usd(evidence: Evidence, prices: Prices) -> float | None:
         return None
     each = prices.call_usd(evidence.added_tokens, 0.0)
     return None if each is None else each * prices.traffic_calls
+
+
+def _traffic(evidence: Evidence, least: Option, prices: Prices, saving: float | None) -> Sign:
+    """Whether the calls that are expected save more than as many steps as the pilot's cost."""
+    if least.usd is None or saving is None or prices.traffic_calls is None:
+        unknown = "the price of both arms, the expected traffic, or a pilot is missing"
+        return Sign(name="traffic", holds=None, words=f"what the traffic costs is unknown: {unknown}")
+    saved = saving * prices.traffic_calls
+    words = (
+        f"{prices.traffic_calls:,.0f} calls of a trained model cost ${abs(saved):.4g} {'less' if saved > 0 else 'more'}"
+    )
+    return Sign(name="traffic", holds=saved > least.usd, words=f"{words}; {least.amount} steps cost ${least.usd:.4g}")
 
 
 # -- in words ----------------------------------------------------------------------------------------------------------

@@ -142,8 +142,9 @@ def _option(name: str, unit: str, option: Option) -> list[Any]:
 def _learned(title: str, report: Report | None, link: str | None) -> Html | None:
     if report is None:
         return None
+    changed = f"{count(len(report.learned), 'experience')} served" if report.accepted else report.why
     gain = f"; on problems set aside for the decision {report.gain_words}" if report.gain_words else ""
-    said = tag("p", f"{report.why[:1].upper()}{report.why[1:]}{gain}.")
+    said = tag("p", f"{changed[:1].upper()}{changed[1:]}{gain}.")
     chart = tag("div", learning_curve(report.curve), class_="card") if report.curve else None
     more = tag("p", tag("a", "The whole learning run", href=link)) if link else None
     return section(title, said, chart, more)

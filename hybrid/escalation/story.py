@@ -95,8 +95,9 @@ async def _evidence(stage: Stage, prompts: Report | None, more: Report | None, p
     """What is known; after a second learning run its curve counts, and what both runs gained."""
     same = stage.job.same_model or stage.job.train_model is None
     last, phase = (more, "more_prompts") if more is not None else (prompts, "prompts")
-    if last is None:
-        return Evidence(now=None, same_model=same, pilot=piloted, no_pilot=stage.barred)
+    if last is None:  # nothing was learned, so that the untrained model is what would be served
+        now = piloted.base if same and piloted is not None else None
+        return Evidence(now=now, added_tokens=0.0, same_model=same, pilot=piloted, no_pilot=stage.barred)
     added = await asyncio.to_thread(added_tokens, stage, last)
     last = dataclasses.replace(last, seconds=stage.clock.seconds(phase))  # of all processes
     known = Evidence.of(last, pilot=piloted, no_pilot=stage.barred, added_tokens=added, same_model=same)

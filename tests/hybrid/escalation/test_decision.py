@@ -132,6 +132,10 @@ def test_costs_break_even_and_traffic_are_arithmetic() -> None:
     said = "\n".join(decision.reasons)
     for words in ("+0.190", "200 tokens", "$2000 for the 10,000,000", "30 days", "paid back after", "$0.725"):
         assert words in said, said
+    traffic = decision.signs[-1]
+    assert traffic.name == "traffic" and traffic.holds and "cost $6750 less; 8 steps cost $0.085" in traffic.words
+    calm = hybrid.decide(USUAL, PLENTY, dataclasses.replace(BUSY, traffic_calls=100.0)).signs[-1]
+    assert calm.holds is False and hybrid.decide(USUAL, PLENTY, Prices()).signs[-1].holds is None
     assert hybrid.decide(USUAL, Budget(seconds=100.0), BUSY).training.amount == 4  # (100 - 10) / 20
     assert hybrid.decide(USUAL, Budget(usd=0.05, seconds=500.0), BUSY).training.amount == 4  # 0.05 $ are 100 s
     assert hybrid.decide(USUAL, Budget(calls=30), BUSY).going_on.amount == 10
