@@ -240,7 +240,13 @@ async def parts_of_a_run(stack: AsyncExitStack, out: Path) -> str:
         trainer = Trainer(loaded, resolve_loss("dapo"), REAL, temperature=1.0)
         writer = Writer(loaded, trainer.ranks, trainer.whole)
         needed = Needed(
-            loaded=loaded, trainer=trainer, worker=worker, settings=REAL, out=out, tell=lambda *, words: print(words)
+            loaded=loaded,
+            trainer=trainer,
+            writer=writer,
+            worker=worker,
+            settings=REAL,
+            out=out,
+            tell=lambda *, words: print(words),
         )
         begun = time.monotonic()
         server = await own_server(stack, needed, Source(loaded, trainer, worker))
