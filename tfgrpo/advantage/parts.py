@@ -57,7 +57,7 @@ def decoupled(weights: Weights | None = None, by: Scope = "group", *, ddof: int 
     def run(table: Table) -> Table:
         chosen = _weighed(table, weights, "decoupled")
         scores = [w * _standardised(table, table.parts[name], by, ddof, eps) for name, w in chosen.items()]
-        return table.with_advantage(_total(scores))
+        return table.with_advantage(_balanced(_total(scores), scores))
 
     return tagged(f"decoupled({by!r})", run, "begins from parts", "makes advantages", needs=_names(weights))
 
@@ -176,6 +176,16 @@ def _part(table: Table, name: str, who: str) -> Values:
     if name not in table.parts:
         raise unknown_name(f"part of {who}", name, table.parts)
     return table.parts[name]
+
+
+def _balanced(total: Values, columns: list[Values]) -> Values:
+    """0 where the columns cancel but for rounding, which whitening would make as large as a real advantage."""
+    if len(columns) == 1:
+        return total
+    size = np.abs(np.nan_to_num(columns[0]))
+    for column in columns[1:]:
+        size += np.abs(np.nan_to_num(column))
+    return np.where(np.abs(total) <= segments.ZERO_DEVIATION * size, 0.0, total)
 
 
 def _total(columns: list[Values]) -> Values:

@@ -202,6 +202,13 @@ def test_adaptive_weights_can_turn_the_order_round(fidelity: float, expected: li
     np.testing.assert_allclose(resolve_advantage("gdpo_sr")(table), expected, atol=1e-5)
 
 
+def test_parts_that_cancel_leave_nothing_to_whiten() -> None:
+    """Two parts that want the opposite: what rounding leaves of their sum is no advantage."""
+    right = np.array([0.0, 0.75, 0.3, 0.9])
+    table = Table.of_columns(reward=[0] * 4, group=[0] * 4, parts={"right": right, "brief": 7.3 - right / 3})
+    assert resolve_advantage("gdpo", eps=0.0)(table).tolist() == [0.0] * 4
+
+
 def test_paraphrases_are_normalised_apart() -> None:
     reward = [0.75, 0.375, 0.842, 0.0, 0.592, 0.592]
     table = Table.of_columns(reward=reward, group=[0] * 6, variant=[0, 0, 1, 1, 2, 2])
