@@ -10,7 +10,14 @@ bfloat16 rounds them. So a handover is proven, not assumed:
   whether they are still there when an answer comes back.
 
 What this found: on a CPU vLLM 0.32 packs the output head when it loads a model, and a reload of a model that shares the
-head with the input embedding leaves the packed one as it was. So our servers get the head as a tensor of its own.
+head with the input embedding leaves the packed one as it was. So our servers get the head as a tensor of its own. Who
+starts a server for such a model (rollouts=http://...) serves a copy made so:
+
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto")
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(COPY)
+    AutoTokenizer.from_pretrained(FOLDER).save_pretrained(COPY)
 """
 
 from __future__ import annotations
