@@ -118,8 +118,8 @@ async def _serve(settings: Settings, log: Log | None) -> None:
     async with running(settings, log) as server:
         print(_words(settings, server), flush=True)
         await stop.wait()
-        if server.slots.in_flight:
-            print(f"finishing {server.slots.in_flight} requests", flush=True)
+        if server.in_flight:
+            print(f"finishing {server.in_flight} requests", flush=True)
 
 
 def _words(settings: Settings, server: Running) -> str:

@@ -54,7 +54,12 @@ class Running:
 
     url: str  # for a client's `base_url`, without /v1
     pages: Pages
-    slots: Slots
+    proxy: Proxy
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not over."""
+        return self.proxy.slots.in_flight
 
 
 @asynccontextmanager
@@ -99,7 +104,7 @@ async def running(settings: Settings, log: Log | None = None) -> AsyncIterator[R
         pages = Pages(sources=settings.sources, access=access, metrics=metrics)
         port = await _listen(stack, settings, pages, proxy)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        yield Running(url=f"http://{host}:{port}", pages=pages, slots=slots)
+        yield Running(url=f"http://{host}:{port}", pages=pages, proxy=proxy)
         pages.draining = True
 
 
