@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sys
+import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +66,31 @@ class Log:
             with contextlib.suppress(OSError, ValueError):
                 self._out.write("\n".join(lines) + "\n")
                 self._out.flush()
+
+
+class Faults(logging.Handler):
+    """Errors of the HTTP server as lines: what kind and where, never their texts, which quote headers."""
+
+    def __init__(self, log: Log | None) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        error = record.exc_info[1] if record.exc_info else None
+        data: dict[str, Any] = {"event": "server_error", "error": type(error).__name__ if error else record.levelname}
+        frames = traceback.extract_tb(error.__traceback__) if error else []
+        if frames:
+            data["at"] = f"{frames[-1].filename}:{frames[-1].lineno} {frames[-1].name}"
+        if self._log is not None:
+            self._log.write(data)
+
+
+def fault_logger(log: Log | None) -> logging.Logger:
+    """What the HTTP server logs to, instead of a logger that shows requests and tracebacks."""
+    logger = logging.Logger("tfgrpo.serving", logging.WARNING)
+    logger.addHandler(Faults(log))
+    return logger
 
 
 def entry(exchange: Exchange, *, contents: bool = False) -> dict[str, Any]:

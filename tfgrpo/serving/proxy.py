@@ -64,6 +64,9 @@ class Proxy:
         except (asyncio.CancelledError, ConnectionError):
             exchange.error, exchange.status = "client_gone", 499
             raise
+        except BaseException:
+            exchange.error, exchange.status = "bug", 500
+            raise
         finally:
             exchange.ended = time.perf_counter()
             for observer in self.observers:

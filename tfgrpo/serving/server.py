@@ -17,7 +17,7 @@ from tfgrpo.serving.access import Access, is_loopback
 from tfgrpo.serving.exchange import Observer
 from tfgrpo.serving.library_source import POLL_S, Follower, LibrarySource
 from tfgrpo.serving.limits import Limits, Slots
-from tfgrpo.serving.logs import Log
+from tfgrpo.serving.logs import Log, fault_logger
 from tfgrpo.serving.metrics import Metrics
 from tfgrpo.serving.pages import Pages
 from tfgrpo.serving.proxy import Proxy
@@ -102,13 +102,13 @@ async def running(settings: Settings, log: Log | None = None) -> AsyncIterator[R
             contents=log is not None and log.contents,
         )
         pages = Pages(sources=settings.sources, access=access, metrics=metrics)
-        port = await _listen(stack, settings, pages, proxy)
+        port = await _listen(stack, settings, pages, proxy, log)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         yield Running(url=f"http://{host}:{port}", pages=pages, proxy=proxy)
         pages.draining = True
 
 
-async def _listen(stack: AsyncExitStack, settings: Settings, pages: Pages, proxy: Proxy) -> int:
+async def _listen(stack: AsyncExitStack, settings: Settings, pages: Pages, proxy: Proxy, log: Log | None) -> int:
     """The port that is listened on, which is a free one for 0."""
     app = web.Application()
     app.add_routes(pages.routes())
@@ -116,6 +116,7 @@ async def _listen(stack: AsyncExitStack, settings: Settings, pages: Pages, proxy
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=fault_logger(log),
         handler_cancellation=True,
         auto_decompress=False,
         keepalive_timeout=KEEPALIVE_S,

@@ -1,5 +1,6 @@
 """What is told of requests: logs, metrics, traces; and that no key or content is in them."""
 
+import asyncio
 import io
 import json
 
@@ -87,6 +88,35 @@ def _traced(client, exporter):
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     client.server.proxy.observers.append(Tracing(provider, host="api.openai.com", port=443))
+
+
+async def test_a_head_that_cannot_be_read_is_logged_without_its_words(tmp_path, caplog):
+    async with Upstream() as upstream, proxied(upstream, library(tmp_path, NOTE)) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(client.server.url.rpartition(":")[2]))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\x00\r\n\r\n"
+        writer.write(head.encode())
+        assert b" 400 " in await reader.readline()
+        writer.close()
+        (line,) = lines(client.log)
+        assert line["event"] == "server_error" and line["error"] == "BadHttpMessage"
+        assert KEY not in str(line) and KEY not in caplog.text and not upstream.seen
+
+
+async def test_a_bug_of_ours_is_a_500_and_a_line_that_says_where(tmp_path):
+    async with Upstream() as upstream, proxied(upstream, library(tmp_path, NOTE)) as client:
+        client.server.proxy.observers.append(Buggy())
+        assert (await ask(client)).status == 500
+        request, fault = lines(client.log)
+        assert (request["status"], request["error"]) == (500, "bug")
+        assert fault["error"] == "KeyError" and "test_observed.py" in fault["at"] and KEY not in str(fault)
+
+
+class Buggy:
+    def sending(self, exchange, headers):
+        raise KeyError(headers["authorization"])
+
+    def ended(self, exchange):
+        return None
 
 
 async def test_metrics_count_tokens_cached_ones_and_experiences(tmp_path):
