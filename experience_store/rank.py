@@ -17,6 +17,9 @@ Embed = Callable[[str], Vector]
 Rank = Callable[[str, Sequence[Experience]], Sequence[float]]
 """(question, experiences) -> one score each, higher is nearer."""
 
+PLACES = 5
+"""Decimals of a cosine that count: what differs by less is equal, and stands in the version's order."""
+
 _WORD = re.compile(r"\w+", re.UNICODE)
 _K1, _B = 1.2, 0.75
 
@@ -37,23 +40,28 @@ def lexical(question: str, experiences: Sequence[Experience]) -> list[float]:
         >>> a < b
         True
     """
-    documents = [_counted(matched_text(e)) for e in experiences]
-    sizes = [sum(d.values()) for d in documents]
-    mean = (sum(sizes) / len(sizes) if sizes else 0.0) or 1.0
-    scores = [0.0] * len(documents)
+    index = _index(tuple(matched_text(e) for e in experiences))
+    scores = [0.0] * len(experiences)
     for word in sorted(set(words(question))):
-        holders = sum(1 for d in documents if word in d)
-        idf = math.log(1 + (len(documents) - holders + 0.5) / (holders + 0.5))
-        for i, document in enumerate(documents):
-            f = document[word]
-            if f:
-                scores[i] += idf * f * (_K1 + 1) / (f + _K1 * (1 - _B + _B * sizes[i] / mean))
+        for i, score in index.get(word, ()):
+            scores[i] += score
     return scores
 
 
-@lru_cache(maxsize=8192)
-def _counted(text: str) -> Counter[str]:
-    return Counter(words(text))
+@lru_cache(maxsize=4)
+def _index(texts: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
+    """Word -> which of the texts hold it, and what it adds to the score of each."""
+    documents = [Counter(words(text)) for text in texts]
+    sizes = [sum(d.values()) for d in documents]
+    mean = (sum(sizes) / len(sizes) if sizes else 0.0) or 1.0
+    holders = Counter(word for d in documents for word in d)
+    index: dict[str, list[tuple[int, float]]] = {}
+    for i, document in enumerate(documents):
+        for word, f in document.items():
+            idf = math.log(1 + (len(documents) - holders[word] + 0.5) / (holders[word] + 0.5))
+            score = idf * f * (_K1 + 1) / (f + _K1 * (1 - _B + _B * sizes[i] / mean))
+            index.setdefault(word, []).append((i, score))
+    return index
 
 
 def by_vectors(embed: Embed, vectors: Callable[[Sequence[Experience]], Sequence[Vector]]) -> Rank:
@@ -68,7 +76,7 @@ def by_vectors(embed: Embed, vectors: Callable[[Sequence[Experience]], Sequence[
     @lru_cache(maxsize=4096)
     def ranked(question: str, keys: tuple[str, ...]) -> tuple[float, ...]:
         asked = unit(embed(question))
-        return tuple(sum(map(mul, asked, units[key])) for key in keys)
+        return tuple(round(sum(map(mul, asked, units[key])), PLACES) for key in keys)
 
     def rank(question: str, experiences: Sequence[Experience]) -> Sequence[float]:
         unread = [e for e in experiences if (e.row or e.hash) not in units]

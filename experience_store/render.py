@@ -37,23 +37,102 @@ class Applied:
 def apply(
     messages: Sequence[Message], experiences: Sequence[Experience], layout: Layout, rank: Rank | None = None
 ) -> Applied:
-    """Puts experiences into messages as the layout says.
+    """Puts experiences into messages as the layout says; `prepare` does the same for many prompts.
 
     Args:
         messages: the bare prompt; it is never changed.
         experiences: candidates in the version's order.
         layout: placement, selection, limits.
-        rank: needed when `layout.select` is "retrieve" and not all fit.
+        rank: needed when entries are picked by the question.
     """
-    usable = [e for e in experiences if not is_erased(e)]
-    shown = chosen(usable, layout, last_question(messages), rank)
-    if not shown:
-        return Applied(messages=messages)
-    labels = tuple(e.label for e in shown)
-    if layout.placement != "turns":
-        return Applied(messages=_with_text(messages, block(shown), layout.placement), labels=labels)
-    turns = [e for e in shown if _is_turn(e)]
-    notes = [e for e in shown if not _is_turn(e)]
+    return prepare(experiences, layout, rank).apply(messages)
+
+
+def prepare(experiences: Sequence[Experience], layout: Layout, rank: Rank | None = None) -> Prepared:
+    """What no question changes is chosen and rendered here, once.
+
+    Example:
+        >>> prepared = prepare([Experience(id="E1", text="Check units.")], Layout())
+        >>> prepared.apply([{"role": "user", "content": "5 km in m?"}]).labels, prepared.asks
+        (('E1@1',), False)
+    """
+    usable = tuple(e for e in experiences if not is_erased(e))
+    if layout.select != "retrieve":
+        fitting = _within(usable, range(len(usable)), layout, layout.max_tokens)
+        if layout.select == "all" or layout.max_entries or len(fitting) == len(usable):
+            return Prepared(layout=layout, core=Part.of(fitting))
+    if rank is None:
+        raise ValueError(f"layout.select is {layout.select!r}, which needs rank=(question, experiences) -> scores.")
+    if layout.select == "retrieve":
+        return Prepared(layout=layout, pool=usable, room=layout.max_tokens, rank=rank)
+    core = _within(usable, range(len(usable)), layout, layout.max_tokens // 2)
+    room = layout.max_tokens - tokens(core, layout)
+    return Prepared(layout=layout, core=Part.of(core), pool=usable[len(core) :], room=room, rank=rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Entries that stand together, with the block that holds them."""
+
+    entries: tuple[Experience, ...]
+    text: str
+    labels: tuple[str, ...]
+
+    @staticmethod
+    def of(entries: tuple[Experience, ...]) -> Part:
+        """The part that holds these."""
+        return Part(entries, block(entries) if entries else "", tuple(e.label for e in entries))
+
+
+NOTHING = Part((), "", ())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Experiences ready for many prompts: a core that every prompt shows, and a pool from which a question picks."""
+
+    layout: Layout
+    core: Part = NOTHING
+    pool: tuple[Experience, ...] = ()
+    room: int = 0  # tokens for what is picked
+    rank: Rank | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether the question decides what is shown, so that it may have to be embedded."""
+        return bool(self.pool)
+
+    def picked(self, question: str) -> tuple[Experience, ...]:
+        """What the question picks from the pool, in the version's order."""
+        if not self.pool or self.rank is None or (self.core.entries and not question.strip()):
+            return ()
+        scores = self.rank(question, self.pool)
+        order = sorted(range(len(self.pool)), key=scores.__getitem__, reverse=True)  # equal ones keep their order
+        return _within(self.pool, order, self.layout, self.room)
+
+    def shown(self, question: str) -> tuple[Experience, ...]:
+        """All that a prompt with this question shows."""
+        return (*self.core.entries, *self.picked(question))
+
+    def apply(self, messages: Sequence[Message]) -> Applied:
+        """Puts the experiences into the messages; the same object comes back where there are none."""
+        core, picked = self.core, self.picked(last_question(messages)) if self.pool else ()
+        if not core.entries and not picked:
+            return Applied(messages=messages)
+        if not core.entries or (picked and self.layout.placement == "user"):
+            core, picked = Part.of((*core.entries, *picked)), ()
+        done = _placed(messages, core, self.layout.placement)
+        if not picked:
+            return done
+        tail = _placed(done.messages, Part.of(picked), "user")  # behind all that a provider's cache may hold
+        return Applied(messages=tail.messages, labels=(*done.labels, *tail.labels))
+
+
+def _placed(messages: Sequence[Message], part: Part, placement: str) -> Applied:
+    if placement != "turns":
+        return Applied(messages=_with_text(messages, part.text, placement), labels=part.labels)
+    turns = [e for e in part.entries if _is_turn(e)]
+    notes = [e for e in part.entries if not _is_turn(e)]
     done = _with_turns(messages, turns) if turns else list(messages)
     return Applied(
         messages=_with_text(done, block(notes), "system") if notes else done,
@@ -61,23 +140,18 @@ def apply(
     )
 
 
-def chosen(experiences: Sequence[Experience], layout: Layout, question: str, rank: Rank | None) -> list[Experience]:
-    """The entries that are shown, in the version's order, within `max_entries` and `max_tokens`."""
-    limit = layout.max_entries or len(experiences)
-    order: Sequence[int] = range(len(experiences))
-    if layout.select == "retrieve" and experiences:
-        if rank is None:
-            raise ValueError("layout.select is 'retrieve', which needs rank=(question, experiences) -> scores.")
-        scores = rank(question, experiences)
-        order = sorted(order, key=lambda i: (-scores[i], i))
-    left = layout.max_tokens * CHARS_PER_TOKEN - len(HEADING) - 2
+def _within(
+    experiences: Sequence[Experience], order: Sequence[int], layout: Layout, max_tokens: int
+) -> tuple[Experience, ...]:
+    """The first of an order that fit into the tokens and `max_entries`, in the version's order."""
+    left = max_tokens * CHARS_PER_TOKEN - len(HEADING) - 2
     kept: list[int] = []
-    for i in order[:limit]:
+    for i in order[: layout.max_entries or len(experiences)]:
         left -= cost(experiences[i], layout)
         if left < 0:
             break
         kept.append(i)
-    return [experiences[i] for i in sorted(kept)]
+    return tuple(experiences[i] for i in sorted(kept))
 
 
 def cost(experience: Experience, layout: Layout) -> int:

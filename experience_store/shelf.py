@@ -106,7 +106,7 @@ class Shelf:
             return
         meta = {"schema": SCHEMA, "embedder": self.embedder.name}
         self.rows, self.tags, self.versions = (
-            self.connection.table(self._name(t), {**meta, "holds": t}) for t in TABLES
+            self.connection.table(self._name(t), {**meta, "holds": t}, searched=False) for t in TABLES
         )
         for table in (self.rows, self.versions, self.tags):
             other = str(table.meta.get("embedder", self.embedder.name))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from experience_store.codec import is_erased
 from experience_store.errors import RefError, near_names
 from experience_store.rank import Rank, lexical
-from experience_store.render import Applied, Message, apply, block, chosen, selected
+from experience_store.render import Applied, Message, Prepared, block, prepare, selected
 from experience_store.types import Experience, Layout, Version
 
 
@@ -52,8 +52,12 @@ class Snapshot:
             include: exactly these ids (accepted ones and those on trial); None means what is served.
             layout: another layout than the version's, to try one out.
         """
+        return self.prepare(include, layout=layout).apply(messages)
+
+    def prepare(self, include: Sequence[str] | None = None, *, layout: Layout | None = None) -> Prepared:
+        """`apply` for many prompts: `snapshot.prepare(...).apply(messages)`, with the same arguments."""
         pool = selected(self.experiences, self.version.trial, include)
-        return apply(messages, pool, layout or self.layout, self.rank)
+        return prepare(pool, layout or self.layout, self.rank)
 
     def text(self, question: str | None = None) -> str:
         """The block of notes as it would stand in a prompt, "" when there is nothing to show.
@@ -63,7 +67,7 @@ class Snapshot:
         layout = self.layout
         if question is None:
             layout = Layout(placement=layout.placement, max_tokens=layout.max_tokens)
-        shown = chosen(self.served, layout, question or "", self.rank)
+        shown = self.prepare(layout=layout).shown(question or "")
         return block(shown) if shown else ""
 
     def __getitem__(self, id: str) -> Experience:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from experience_store import commit as commits
-from experience_store import history, library, maintenance, searching
+from experience_store import history, library, maintenance
 from experience_store.chroma import Connection
 from experience_store.diff import Diff, between
 from experience_store.embed import Embedder
 from experience_store.errors import UnavailableError
 from experience_store.location import checked_namespace
-from experience_store.searching import Hit
+from experience_store.searching import Hit, Searcher
 from experience_store.shelf import Shelf
 from experience_store.snapshot import Snapshot
 from experience_store.types import Edit, Layout, Version
@@ -70,8 +69,8 @@ class ExperienceStore:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self._vectors = lru_cache(maxsize=4096)(self._embed_one)
-        self._rank = searching.ranker(shelf, self._vectors)
+        self._searcher = Searcher(shelf)
+        self._last: Snapshot | None = None
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
@@ -102,14 +101,19 @@ class ExperienceStore:
         return self.version("head")
 
     def version(self, ref: Ref = "head") -> Version:
-        """A version given as 7, "v7", "head" or a tag, without loading its experiences."""
+        """A version given as 7, "v7", "head" or a tag, without loading its experiences.
+
+        The same object as before, until the ref moves or another process erased something in it.
+        """
         return self._shelf.record(self._shelf.resolve(ref)).version
 
     def at(self, ref: Ref = "head") -> Snapshot:
         """A version with its experiences, ready to be put into prompts."""
         version = self.version(ref)
-        experiences = self._shelf.experiences(version.rows, version.name)
-        return Snapshot(version=version, experiences=experiences, rank=self._rank)
+        if self._last is None or self._last.version is not version:  # another object: read anew, or erased meanwhile
+            experiences = self._shelf.experiences(version.rows, version.name)
+            self._last = Snapshot(version=version, experiences=experiences, rank=self._searcher.rank)
+        return self._last
 
     def commit(
         self,
@@ -174,11 +178,11 @@ class ExperienceStore:
 
     def search(self, query: str, k: int = 5, ref: Ref = "head") -> list[Hit]:
         """The experiences of a version nearest to a question, by cosine similarity, best first."""
-        return searching.search(self._shelf, self._vectors(query), self.at(ref), k)
+        return self._searcher.search(query, self.at(ref), k)
 
     def similar(self, text: str, k: int = 3, ref: Ref = "head") -> list[Hit]:
         """Like `search`, but compares whole texts: to find duplicates of a text that is to be added."""
-        return searching.similar(self._shelf, text, self.at(ref), k)
+        return self._searcher.similar(text, self.at(ref), k)
 
     def render(self, ref: Ref = "head", question: str | None = None) -> str:
         """The notes of a version as they stand in a prompt."""
@@ -227,6 +231,3 @@ class ExperienceStore:
 
     def __repr__(self) -> str:
         return f"ExperienceStore({self.location!r}, namespace={self.namespace!r})"
-
-    def _embed_one(self, text: str) -> tuple[float, ...]:
-        return tuple(self.embedder.embed([text])[0])

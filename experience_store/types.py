@@ -73,11 +73,13 @@ class Layout:
 
     `placement` *system* appends one block to the system message, *user* puts it before the last user message,
     *turns* shows examples as earlier user/assistant turns. `max_entries` 0 means all. `select` *retrieve* picks the
-    nearest entries to the question, *all* keeps the stable order.
+    nearest entries to the question, *all* keeps the stable order. *core* is *all* while all fit into `max_tokens`; a
+    library that outgrew them shows its first entries in half of them, the same in every prompt so that a provider's
+    prompt cache hits, and of the others those nearest to the question, before the last user message.
     """
 
     placement: Literal["system", "user", "turns"] = "system"
-    select: Literal["all", "retrieve"] = "all"
+    select: Literal["all", "retrieve", "core"] = "all"
     max_entries: int = 0
     max_tokens: int = 4000  # estimated as characters / 4
 

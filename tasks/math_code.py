@@ -46,7 +46,7 @@ def task(
         reward=math_equal(),
         objective="Solve the problem by running Python programs, and state the right final number.",
         sampling=Sampling(temperature=1.0, max_tokens=768),
-        agent=react([tool], instructions=INSTRUCTIONS, protocol=protocol, max_turns=max_turns),
+        agent=react([tool], instructions=INSTRUCTIONS, protocol=protocol, max_turns=max_turns, outside=False),
         grader_only=True,
     )
 

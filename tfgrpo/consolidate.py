@@ -130,7 +130,8 @@ class Consolidator:
             return edit
         old = by_id[edit.id]
         source = {**edit.source, "replaces": edit.id}
-        return replace(edit, op="add", id="", kind=old.kind, trial=True, source=source, taint=old.taint)
+        taint = old.taint if old.taint == "untrusted" else edit.taint
+        return replace(edit, op="add", id="", kind=old.kind, trial=True, source=source, taint=taint)
 
 
 def _named(other: Experience | Edit) -> str:

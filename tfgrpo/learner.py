@@ -28,6 +28,7 @@ from tfgrpo.dressing import dressed
 from tfgrpo.events import EventLog, recorded
 from tfgrpo.evidence import Wealth
 from tfgrpo.pool import Draw, Entry, Pool
+from tfgrpo.provenance import inheriting, with_origin
 from tfgrpo.relevance import Relevance
 from tfgrpo.types import Group, Problem, Prompt, Rollout
 
@@ -131,9 +132,11 @@ class ExperienceLearner:
         seed: int = 0,
         gate: Gate = "evidence",
         objective: str = "",
+        outside: bool = True,
     ) -> None:
         self.store, self.critic, self.events, self.layout = store, critic, events, layout
         self.gate, self._run_id, self._seed, self._objective = gate, run_id, seed, objective
+        self._outside = outside
         self.pool = Pool(Relevance(p.question for p in problems), one_at_a_time=_one_place(layout))
         self._problems = {p.id: p for p in problems}
         self._mine = {v.writer: v for v in store.log() if v.writer.startswith(f"{run_id}/")}
@@ -181,7 +184,8 @@ class ExperienceLearner:
         if teaches and not self._explained(plan, group):
             reading = Reading(group=group, values=values, known=plan.known, objective=self._objective)
             async with recorded(self.events, "critic_failed", group=group.index, problem=group.problem.id):
-                proposals = await self.critic.read(reading)
+                read = await self.critic.read(reading)
+                proposals = with_origin(read, group, run=self._run_id, outside=self._outside)
         return Finished(plan, group, proposals, teaches)
 
     def _explained(self, plan: Plan, group: Group) -> bool:
@@ -198,7 +202,7 @@ class ExperienceLearner:
         proposals = [edit for done in finished for edit in done.proposals]
         known = tuple(e.experience for e in self.pool.live)
         async with recorded(self.events, "consolidation_failed", step=step):
-            proposals = list(await self.critic.merge(step, proposals, known))
+            proposals = inheriting(await self.critic.merge(step, proposals, known), proposals)
         edits = (*self._verdicts(), *self._proposed(proposals, known))
         if edits:
             note = f"step {step}: groups {finished[0].plan.index}-{finished[-1].plan.index}"
@@ -220,13 +224,21 @@ class ExperienceLearner:
 
     def _proposed(self, proposals: Sequence[Edit], known: Sequence[Experience]) -> tuple[Edit, ...]:
         if self.gate == "none":
-            return self.consolidator.check(proposals, known, trial=False)
+            return self.consolidator.check(self._trusted(proposals), known, trial=False)
         checked = self.consolidator.check(proposals, known, trial=True)
         for edit in checked:
             if edit.op == "drop":  # an opinion is no evidence: the entry is put to the test again
                 entry = self.pool.entries[edit.id]
                 entry.status, entry.wealth = "trial", Wealth()
         return tuple(edit for edit in checked if edit.op != "drop")
+
+    def _trusted(self, proposals: Sequence[Edit]) -> list[Edit]:
+        """Without a gate, text that others may have written gets in by no way."""
+        for edit in proposals:
+            if edit.taint == "untrusted":
+                why = "it comes from untrusted text, which only a gate may let in"
+                self.events.emit("edit_refused", op=edit.op, id=edit.id, text=edit.text, why=why)
+        return [edit for edit in proposals if edit.taint != "untrusted"]
 
     def _verdicts(self) -> tuple[Edit, ...]:
         if self.gate == "none":
@@ -282,16 +294,19 @@ class ExperienceLearner:
 
     def shown_to_help(self) -> bool:
         """Whether any entry that ships has a verdict, or an interval of its effect, above zero."""
-        sd = self.pool.effects.sd if len(self.pool.effects) else ()
-        shipped = [entry for entry in self.pool.live if entry.status == "accepted"]
-        return any(
-            e.wealth.verdict(ALPHA) == "helps" or self.pool.effect(e) > 1.96 * float(sd[e.column]) for e in shipped
-        )
+        return any(self._helps(entry) for entry in self.pool.live if entry.status == "accepted")
+
+    def _helps(self, entry: Entry) -> bool:
+        sd = float(self.pool.effects.sd[entry.column])
+        return entry.wealth.verdict(ALPHA) == "helps" or self.pool.effect(entry) > 1.96 * sd
 
     def _ships(self, entry: Entry) -> bool:
+        """An expectation is not enough for text that others may have written."""
         effect = self.pool.effect(entry)
         if entry.status == "accepted":
             return effect >= 0
+        if entry.experience.taint == "untrusted" and not self._helps(entry):
+            return False
         return effect > 0 and self.gate != "strict"
 
     # -- the store ----------------------------------------------------------------------------------------------------

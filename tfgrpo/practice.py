@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experience_store import Layout, Snapshot, Version
+from tfgrpo.agents.base import as_agent
 from tfgrpo.budget import Hold
 from tfgrpo.caller import Caller, Solver
 from tfgrpo.changes import changes, faults
@@ -120,6 +121,7 @@ class Practice:
             seed=self.seed,
             gate=self.gate,
             objective=self.task.objective,
+            outside=self.task.agent is not None and as_agent(self.task.agent).outside,
         )
 
     def _loop(self, learner: ExperienceLearner) -> Loop:

@@ -207,6 +207,13 @@ class RunRecord:
                 return None
             return decode_completion(row[0], row[1]), tuple(bytes.fromhex(call) for call in json.loads(row[2]))
 
+    def answers(self) -> Iterator[Completion]:
+        """Every agent's answer, one at a time."""
+        with self._guard("read"):
+            if knows_agents(self._db):
+                for reply, prompt in self._db.execute("SELECT reply, prompt FROM answers ORDER BY id"):
+                    yield decode_completion(reply, prompt)
+
     # -- state and events ---------------------------------------------------------------------------------------
 
     def put_state(self, name: str, value: Any) -> None:

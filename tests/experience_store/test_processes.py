@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromas import Chroma
 
 import experience_store
 from experience_store import Edit
@@ -156,43 +156,15 @@ def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:
     assert len(store.at()) == seen + 1
 
 
-class Server:
-    """A real `chroma run` on a loopback port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        chroma = Path(sys.executable).parent / "chroma"
-        command = [str(chroma), "run", "--path", str(self.folder), "--host", "127.0.0.1", "--port", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.1)
-        raise AssertionError("chroma run did not start")
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "server")
+def server(tmp_path: Path) -> Iterator[Chroma]:
+    server = Chroma(tmp_path / "server")
     server.start()
     yield server
     server.kill()
 
 
-def test_three_writers_race_on_a_server(server: Server) -> None:
+def test_three_writers_race_on_a_server(server: Chroma) -> None:
     started = time.monotonic()
     for process in [start(MANY, server.url, f"w{n}", 25, 5, 20) for n in range(3)]:
         finished(process)
@@ -200,7 +172,7 @@ def test_three_writers_race_on_a_server(server: Server) -> None:
     check_many(server.url, 3, 25, 5, 20)
 
 
-def test_a_server_does_all_that_a_folder_does_also_after_a_kill(server: Server, tmp_path: Path) -> None:
+def test_a_server_does_all_that_a_folder_does_also_after_a_kill(server: Chroma, tmp_path: Path) -> None:
     store = experience_store.open(server.url, namespace="task", embedder="hashing")
     store.commit([Edit(op="add", text="Boats sail."), Edit(op="add", text="Bread is baked.", source={"person": "ann"})])
     store.commit([Edit(op="revise", id="E1", text="Boats sail on water."), Edit(op="add", text="Rails.", trial=True)])

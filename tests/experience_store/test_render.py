@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import string
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from experience_store import Experience, Layout, Snapshot, Version
 from experience_store.errors import RefError
 from experience_store.quoting import neutral
+from experience_store.rank import lexical
 from experience_store.render import CHARS_PER_TOKEN, EXAMPLE_CAP, HEADING, LESSON_CAP, apply, tokens
 
 USER = {"role": "user", "content": "What is 5 km in m?"}
@@ -136,6 +138,54 @@ def test_retrieve_picks_the_nearest_and_keeps_the_order() -> None:
     assert len(view.text().splitlines()) == 5
     with pytest.raises(ValueError, match="needs rank"):
         apply(ask, pool, view.layout)
+
+
+RULES = tuple(Experience(id=f"E{n}", text=f"Parcel colour{n} goes to dock {n}.") for n in range(1, 80))
+
+
+@pytest.mark.parametrize("placement", ["system", "user", "turns"])
+def test_a_core_is_all_while_all_fit(placement: Any) -> None:
+    for more in ({}, {"max_entries": 2}):
+        both = [apply([SYSTEM, USER], ALL, Layout(placement=placement, select=s, **more)) for s in ("all", "core")]
+        assert both[0] == both[1]
+
+
+def test_a_core_that_outgrew_its_tokens_is_a_stable_prefix_and_the_rest_is_picked_by_the_question() -> None:
+    layout = Layout(select="core", max_tokens=300)
+    asked = [{"role": "user", "content": f"Where does colour{n} go?"} for n in (60, 70)]
+    one, two = (apply([SYSTEM, question], RULES, layout, lexical) for question in asked)
+    assert one.messages[0] == two.messages[0], "the same bytes before the question, so that a provider's cache hits"
+    assert one.messages[0]["content"].startswith(f"Be brief.\n\n{HEADING}\n- Parcel colour1 goes")
+    assert one.messages[1]["content"].startswith(HEADING) and one.messages[1]["content"].endswith("colour60 go?")
+    assert "dock 60." in one.messages[1]["content"] and "dock 60." not in two.messages[1]["content"]
+    core, picked = one.labels[: one.labels.index("E60@1")], one.labels[one.labels.index("E60@1") :]
+    assert core and list(one.labels) == sorted(set(one.labels), key=one.labels.index), "no entry stands twice"
+    assert all(label in two.labels for label in core[:10]) and picked
+    for done in (one, two):
+        assert sum(len(m["content"]) for m in done.messages) <= 300 * CHARS_PER_TOKEN + 200
+
+
+def test_without_a_question_a_core_stands_alone() -> None:
+    layout = Layout(select="core", max_tokens=300)
+    done = apply([SYSTEM], RULES, layout, lexical)
+    assert len(done.messages) == 1 and done.labels[0] == "E1@1"
+
+
+@pytest.mark.parametrize("placement", ["user", "turns"])
+def test_an_outgrown_core_in_other_places(placement: Any) -> None:
+    examples = tuple(replace(e, kind="example", question=f"Where does colour{e.id[1:]} go?") for e in RULES)
+    layout = Layout(placement=placement, select="core", max_tokens=300)
+    done = apply([SYSTEM, {"role": "user", "content": "colour70?"}], examples, layout, lexical)
+    assert "E70@1" in done.labels and "dock 70." in done.messages[-1]["content"]
+    assert len(done.messages) == 2 if placement == "user" else len(done.messages) > 6
+
+
+def test_prepared_once_is_applied_many_times() -> None:
+    view = snapshot(*ALL, trial=("E2",))
+    prepared = view.prepare()
+    for messages in ([USER], [SYSTEM, USER]):
+        assert prepared.apply(messages) == view.apply(messages)
+    assert not prepared.asks and snapshot(*ALL, layout=Layout(select="retrieve")).prepare().asks
 
 
 def test_one_entry_over_its_cap_is_cut_and_marked() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import experience_store
 from experience_store import Conflict, Edit, ExperienceStore, Layout, StoreError
+from experience_store.embed import cosine
 from experience_store.errors import EditError, EmbedderError, RefError, UnavailableError
 
 
@@ -218,6 +219,33 @@ def test_create_false_finds_or_refuses(tmp_path: Path) -> None:
 )
 def test_parse_ref(spec: str, expected: tuple[str, str]) -> None:
     assert experience_store.parse_ref(spec) == expected
+
+
+def test_search_is_exact_and_equal_texts_keep_their_order(store: ExperienceStore) -> None:
+    texts = [f"word{n % 7} word{n % 5} word{n % 3}" for n in range(150)]
+    store.commit([Edit(op="add", text=text) for text in texts])
+    embed = store.embedder.embed
+    for query in ("word6 word4", "word1", "nothing"):
+        scores = [round(cosine(embed([query])[0], v), 5) for v in embed([e.text for e in store.at().experiences])]
+        wanted = sorted(range(len(scores)), key=lambda i: -scores[i])[:9]
+        hits = store.search(query, k=9)
+        assert [h.experience.id for h in hits] == [store.at().experiences[i].id for i in wanted]
+        assert [h.similarity for h in hits] == pytest.approx([scores[i] for i in wanted], abs=2e-5)
+
+
+def test_the_same_version_is_the_same_snapshot_until_it_is_erased(store: ExperienceStore) -> None:
+    store.commit([Edit(op="add", text="Ann", source={"person": "ann"})])
+    assert store.at() is store.at("v1") and store.version() is store.version(1)
+    before = store.at(1)
+    with experience_store.open(store.location) as other:
+        other.gc(erase="ann")
+    assert store.at(1) is not before and store.at(1).experiences[0].text == "[erased]"
+
+
+def test_a_layout_with_a_core_is_stored(store: ExperienceStore) -> None:
+    store.commit([], layout=Layout(select="core", max_tokens=100))
+    with experience_store.open(store.location) as other:
+        assert other.at().layout == Layout(select="core", max_tokens=100)
 
 
 def test_threads_may_share_a_store(store: ExperienceStore) -> None:

@@ -33,6 +33,8 @@ class Agent:
         max_tokens: prompt and completion tokens of all calls; no call is begun once they are used up.
         seconds: wall time of one rollout, waiting for a free slot included.
         sees: keys of `problem.meta` that the agent may see, such as the tables of a question.
+        outside: whether its tools bring in text that others may have written. Lessons from rollouts with results of
+            such tools are marked as untrusted and ship only when they were shown to help.
 
     Example:
         >>> async def twice(problem, client):
@@ -48,6 +50,7 @@ class Agent:
     max_tokens: int | None = None
     seconds: float | None = None
     sees: tuple[str, ...] = ()
+    outside: bool = True
 
     def __post_init__(self) -> None:
         if not callable(self.run):

@@ -49,6 +49,7 @@ def react(
     max_tokens: int | None = None,
     seconds: float | None = None,
     sees: tuple[str, ...] = (),
+    outside: bool = True,
 ) -> Agent:
     """An agent for `Task(agent=react([python_tool(), lookup]))`.
 
@@ -60,6 +61,7 @@ def react(
         max_tokens: as in `Agent`.
         seconds: as in `Agent`.
         sees: as in `Agent`.
+        outside: as in `Agent`; False for tools that only compute.
 
     Raises:
         InputError: no tools, two of one name, or one that cannot be described.
@@ -79,7 +81,7 @@ def react(
     mark = hashlib.sha256(described.encode()).hexdigest()[:8]
     loop = _Loop({tool.name: tool for tool in known}, instructions, protocol)
     limits: dict[str, Any] = {"max_calls": max_turns, "max_tokens": max_tokens, "seconds": seconds, "sees": sees}
-    return Agent(run=loop, name=f"react({', '.join(names)})[{mark}]", **limits)
+    return Agent(run=loop, name=f"react({', '.join(names)})[{mark}]", outside=outside, **limits)
 
 
 @dataclass(slots=True)

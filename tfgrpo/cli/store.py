@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import experience_store
@@ -15,6 +16,7 @@ from tfgrpo.cli.output import add_output, show, table
 from tfgrpo.cli.parsing import commands_of, number
 from tfgrpo.errors import InputError
 from tfgrpo.forget import forget
+from tfgrpo.provenance import verify
 from tfgrpo.runs import DEFAULT_FOLDER
 
 DAY_S = 86_400
@@ -178,6 +180,20 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
+def _verify(args: argparse.Namespace) -> int:
+    """A file's own hashes, and those of a store's rows and versions, are checked when they are read."""
+    if Path(args.store).is_file():
+        experiences, name = experience_store.Library.load(args.store).experiences, args.store
+    else:
+        with _opened(args) as (store, ref):
+            snapshot = store.at(ref)
+        experiences, name = snapshot.experiences, f"{snapshot.version.name} of {store.location}"
+    runs = args.runs or (DEFAULT_FOLDER if Path(DEFAULT_FOLDER).is_dir() else None)
+    done = verify(experiences, runs)
+    show(args, {"place": name, **done.as_json()}, f"{name}: every hash fits its text\n{done}")
+    return 2 if done.broken else 0
+
+
 def _gc(args: argparse.Namespace) -> int:
     with _opened(args) as (store, _):
         if args.erase is not None:
@@ -251,6 +267,16 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
             (("--runs",), {"metavar": "FOLDER", "default": DEFAULT_FOLDER, "help": "run records to erase in too"}),
         ),
         _gc,
+    ),
+    "verify": (
+        "check hashes, and the chain from every entry to the answers and scores that taught it; STORE may be a file",
+        _with(
+            (
+                ("--runs",),
+                {"metavar": "FOLDER", "help": "run records to look the answers up in (./runs if it is there)"},
+            )
+        ),
+        _verify,
     ),
     "stats": ("counts and sizes", _with(), _stats),
     "search": (

@@ -1,0 +1,126 @@
+"""Limits of size, time and concurrency, so that no client can take the server from the others."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from tfgrpo.serving.refusal import Refused
+
+MIB = 2**20
+ZIPPED = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one request, one namespace and all together may take."""
+
+    body_bytes: int = 32 * MIB
+    in_flight: int = 1024  # of all namespaces
+    in_flight_each: int = 0  # of one namespace; 0: as many as of all
+    timeout_s: float = 600.0  # for the server's whole answer, or between two pieces of a stream
+    connect_s: float = 10.0
+    upload_s: float = 60.0  # for the client's request to arrive
+
+
+class Slots:
+    """Counts what is in flight."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._each: Counter[str] = Counter()
+        self.in_flight = 0
+
+    @contextmanager
+    def taken(self, namespace: str) -> Iterator[None]:
+        """One slot.
+
+        Raises:
+            Refused: all slots are taken (429); clients wait and try again.
+        """
+        each = self._limits.in_flight_each or self._limits.in_flight
+        if self.in_flight >= self._limits.in_flight or self._each[namespace] >= each:
+            raise Refused(429, "too_many_requests", "too many requests in flight; try again", {"retry-after": "1"})
+        self.in_flight += 1
+        self._each[namespace] += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._each[namespace] -= 1
+
+
+async def whole_body(request: web.Request, limits: Limits) -> bytes:
+    """The request's body as it came.
+
+    Raises:
+        Refused: it is too large (413), came too slowly (408), or was cut off (400).
+    """
+    _fits(request.content_length or 0, limits)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.upload_s):
+            async for part in request.content.iter_any():
+                size += len(part)
+                _fits(size, limits)
+                parts.append(part)
+    except TimeoutError:
+        raise Refused(408, "slow_request", f"the request did not arrive within {limits.upload_s:g} s") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise Refused(400, "broken_request", "the request was cut off") from None
+    return b"".join(parts)
+
+
+class Upload:
+    """A body that is handed on piece by piece, unread."""
+
+    def __init__(self, request: web.Request, limits: Limits) -> None:
+        _fits(request.content_length or 0, limits)
+        self._request, self._limits = request, limits
+        self.size = 0
+        self.refused: Refused | None = None  # why it was not handed on whole
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Its pieces as they arrive."""
+        try:
+            async for part in self._request.content.iter_any():
+                self.size += len(part)
+                _fits(self.size, self._limits)
+                yield part
+        except Refused as refused:
+            self.refused = refused
+            raise
+        except (web.RequestPayloadError, ConnectionError):
+            self.refused = Refused(400, "broken_request", "the request was cut off")
+            raise self.refused from None
+
+
+def unzipped(body: bytes, encoding: str, limits: Limits) -> bytes | None:
+    """The body as JSON, None for an encoding that is not known here.
+
+    Raises:
+        Refused: it grows beyond the limit (413), or is not what it says (400).
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ZIPPED:
+        return None
+    inflate = zlib.decompressobj(ZIPPED[encoding])
+    try:
+        plain = inflate.decompress(body, limits.body_bytes + 1)
+    except zlib.error:
+        raise Refused(400, "broken_request", f"the body is not {encoding}") from None
+    _fits(len(plain), limits)
+    return plain
+
+
+def _fits(size: int, limits: Limits) -> None:
+    if size > limits.body_bytes:
+        raise Refused(413, "too_large", f"the request is larger than {limits.body_bytes} bytes")
