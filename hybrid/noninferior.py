@@ -64,8 +64,8 @@ def judged(with_it: ArrayLike, without: ArrayLike, *, margin: float = MARGIN, co
     with c = 1.5 problems more that are lost completely. Without these a limit of few and rare losses is far too good
     (no loss in 5 problems would be a proof, with s = 0): with them it covers the exact limit for rare losses, which is
     Poisson's (times P: 3.00 after no loss, 3.51 here; 7.75 after three, 7.99 here; 16.96 after ten, 17.08 here).
-    For many problems they do not matter. *Inferior* is the same the other way round: `high < -margin`, with c problems won.
-    Not worse and not shown to be so is undecided. The test of non-inferiority by a confidence limit is that of ICH E9.
+    For many problems they do not matter. *Inferior* is the same the other way round: `high < -margin`, with c problems
+    won. What is neither is undecided. A test of non-inferiority by a one-sided confidence limit is that of ICH E9.
 
     Args:
         with_it: [P, K] scores in 0..1; [P] is taken as K = 1.
@@ -205,7 +205,7 @@ async def removable(
         most: tests at most.
         on_test: told of every test.
     """
-    whole = await measure(())
+    whole = _scores(await measure(()))
     needed = least_problems(margin, confidence)
     paired = int(np.isfinite(stats.row_means(whole)).sum())
     if paired < needed:

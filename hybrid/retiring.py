@@ -90,7 +90,8 @@ async def aretire(
     needed = least_problems(margin)  # refuses a margin that is none
     async with AsyncExitStack() as stack:
         record = stack.enter_context(RunRecord.open(out))
-        book = await asyncio.to_thread(_opened, stack, library, record)
+        book = await asyncio.to_thread(open_library, stack, _began_with(library, record))
+        record.put_state("version", book.snapshot.version.number)
         events = EventLog(record, *([on_event] if on_event else []))
         config = {
             "task": chosen.fingerprint(),
@@ -141,7 +142,7 @@ async def _retired(
         margin=margin,
         seed=work.seed,
     )
-    report = replace(report, written=await asyncio.to_thread(written, book, report, work.record))
+    report = replace(report, written=await asyncio.to_thread(written, book, report, work.record.path.parent))
     work.record.put_state("retirement", report.as_json())
     work.events.emit("finished", words=report.words())
     return report
@@ -226,7 +227,7 @@ class _Asking:
 # -- the shorter library ----------------------------------------------------------------------------------------------
 
 
-def written(book: Opened, report: Retirement, record: RunRecord) -> str:
+def written(book: Opened, report: Retirement, folder: Path) -> str:
     """Where the shorter library is: a new version of the store, or a new file in the run's folder; "" for no change.
 
     A commit that an earlier process made for the same run is found again instead of being made twice.
@@ -248,7 +249,7 @@ def written(book: Opened, report: Retirement, record: RunRecord) -> str:
             evidence=evidence,
             writer=WRITER,
         )
-        file = record.path.parent / "library.json"
+        file = folder / "library.json"
         return str(save(replace(book.snapshot, version=shorter, experiences=left), file, embedder=book.embedder))
     kept = json.loads(json.dumps(evidence))
     for made in book.store.log():
@@ -261,15 +262,10 @@ def written(book: Opened, report: Retirement, record: RunRecord) -> str:
     return f"{book.place}@{made.name}"
 
 
-def _opened(stack: AsyncExitStack, spec: str, record: RunRecord) -> Opened:
-    """The library; the version that the run began with, whatever the head is by now."""
-    known = record.get_state("version")
-    if known is not None:
-        place, _ = experience_store.parse_ref(spec)
-        spec = spec if Path(place).is_file() else f"{place}@v{known}"
-    book = open_library(stack, spec)
-    record.put_state("version", book.snapshot.version.number)
-    return book
+def _began_with(spec: str, record: RunRecord) -> str:
+    """The library's version that the run began with, whatever a store's head is by now."""
+    known, (place, _) = record.get_state("version"), experience_store.parse_ref(spec)
+    return spec if known is None or Path(place).is_file() else f"{place}@v{known}"
 
 
 def _same_run(record: RunRecord, config: dict[str, Any], out: Path) -> None:
