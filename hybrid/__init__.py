@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hybrid.losses import resolve_loss
     from hybrid.recipes import TrainRecipe, resolve_recipe
     from hybrid.report import TrainReport
+    from hybrid.retirement import Retirement
+    from hybrid.retiring import aretire, retire
     from hybrid.settings import DriftError, RolloutError, Settings
     from hybrid.trackers import tracking
 
@@ -33,16 +35,19 @@ _HOMES = {
     "Improvement": "hybrid.escalation.result",
     "Pilot": "hybrid.escalation.evidence",
     "Prices": "hybrid.escalation.decision",
+    "Retirement": "hybrid.retirement",
     "RolloutError": "hybrid.settings",
     "Settings": "hybrid.settings",
     "TrainRecipe": "hybrid.recipes",
     "TrainReport": "hybrid.report",
     "aimprove": "hybrid.escalation.api",
+    "aretire": "hybrid.retiring",
     "atrain": "hybrid.api",
     "decide": "hybrid.escalation.decision",
     "improve": "hybrid.escalation.api",
     "resolve_loss": "hybrid.losses",
     "resolve_recipe": "hybrid.recipes",
+    "retire": "hybrid.retiring",
     "tracking": "hybrid.trackers",
     "train": "hybrid.api",
 }
@@ -56,16 +61,19 @@ __all__ = [
     "Improvement",
     "Pilot",
     "Prices",
+    "Retirement",
     "RolloutError",
     "Settings",
     "TrainRecipe",
     "TrainReport",
     "aimprove",
+    "aretire",
     "atrain",
     "decide",
     "improve",
     "resolve_loss",
     "resolve_recipe",
+    "retire",
     "tracking",
     "train",
 ]

@@ -1,8 +1,8 @@
 """What a run distils: which rollouts, from which teacher, under which prompt, by which divergence. Plain data, light.
 
 The teacher is the model itself (or a copy that lags behind) under a prompt that says more than the student's: a
-solution that was right, or what the reward said. It scores the tokens that the student wrote and writes none. SDPO,
-arXiv 2601.20802, and SRPO, arXiv 2604.02288; the numbers of both are the defaults.
+solution that was right, what the reward said, or a library of experiences. It scores the tokens that the student wrote
+and writes none. SDPO, arXiv 2601.20802, and SRPO, arXiv 2604.02288; the numbers of both are the defaults.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Distill:
     solution_words: str = "\n\nA correct answer:\n\n{solution}"
     feedback_words: str = "\n\nWhat was said about an earlier attempt:\n\n{feedback}"
     closing_words: str = "\n\nAnswer the question."
+    library: str | None = None  # exported file, or FOLDER[@VERSION] of a store, that the teacher reads instead of both
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -77,21 +78,31 @@ class Distill:
                 f"k=0 compares the written token alone, which estimates KL(student || teacher): give alpha=1, "
                 f"got alpha={self.alpha}"
             )
-        if not self.siblings and self.feedback == "never":
+        shows = self.siblings or self.feedback != "never"
+        if self.library is None and not shows:
             raise InputError("a teacher without siblings and without feedback knows no more than the student")
+        if self.library is not None:
+            given = self.library if isinstance(self.library, str) else ""
+            _check("library", given.strip(), "an exported file, or a store's FOLDER[@VERSION]", self.library)
+            if shows:
+                raise InputError(
+                    "a teacher reads a library, or answers and words of the same group: with library=... give "
+                    "siblings=False and feedback='never'"
+                )
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the result, as JSON."""
-        return dataclasses.asdict(self)
+        """What decides the result, as JSON; of a library not its place: a run keeps a hash of what is in it."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "library"}
 
     def words(self) -> str:
         """Who is taught by whom, in a line."""
         teacher = {
             "ema": f"a moving average at rate {self.rate:g}",
             "live": "the live teacher",
-            "trust_region": f"the first model with {self.rate:g} of the live one",
+            "trust_region": f"the first model with {self.rate:g} of the live one" if self.rate else "the first model",
         }[self.teacher]
+        teacher += f" that reads {self.library}" if self.library else ""
         kinds = {0.0: "KL(teacher || student)", 1.0: "KL(student || teacher)"}
         kind = kinds.get(self.alpha, f"Jensen-Shannon {self.alpha:g}")
         others = "and a tail" if self.tail else "alone"
@@ -99,6 +110,6 @@ class Distill:
         return f"{self.rows} rows from {teacher}, {kind} {support}"
 
 
-def _check(name: str, fine: bool, wanted: str, got: Any) -> None:
+def _check(name: str, fine: object, wanted: str, got: Any) -> None:
     if not fine:
         raise InputError(f"{name} of distillation must be {wanted}, got {got!r}")

@@ -21,6 +21,7 @@ import numpy as np
 from hybrid.answers import Batch
 from hybrid.checkpoint import Checkpoints
 from hybrid.distill import Distill
+from hybrid.library_teacher import Teach
 from hybrid.report import TrainReport
 from hybrid.reprompt import trouble, with_teachers
 from hybrid.rollouts import Rollouts, Worker
@@ -89,6 +90,7 @@ class Training:
     methods: dict[str, str]
     seed: int
     distill: Distill | None = None
+    teach: Teach = with_teachers
     watch: Watch = field(default_factory=Watch)
 
     async def go(self) -> TrainReport:
@@ -174,7 +176,7 @@ class Training:
         if spec is None:
             return batch
         seed = (self.seed, step)
-        batch = await self.worker(lambda: with_teachers(batch, groups, spec, self.checkpoints.loaded, seed))
+        batch = await self.worker(lambda: self.teach(batch, groups, spec, self.checkpoints.loaded, seed))
         if words := trouble(batch.counts, spec):
             self.events.emit("teaching_failed", step=step + 1, error=words)
         return batch

@@ -137,6 +137,41 @@ def safety() -> TrainRecipe:
     return TrainRecipe(name="safety", advantage="gdpo", loss="grpo_kl", reward=guarded)
 
 
+def distill_library(library: str = "") -> TrainRecipe:
+    """The model as it was at the start, with a library of experiences in its prompt, teaches the one that is trained
+    and sees none: by reverse KL, on what the student writes. No reward decides anything; it is only measured.
+
+    Example:
+        >>> distill_library("experience.json").distill.words()
+        'all rows from the first model that reads experience.json, KL(student || teacher) on 100 tokens and a tail'
+
+    Raises:
+        InputError: no library is given.
+    """
+    if not library:
+        raise InputError(
+            "the recipe 'distill-library' needs the library that its teacher reads, an exported file or a store: "
+            "--recipe-option library=FILE or library=FOLDER@VERSION, in Python "
+            "resolve_recipe('distill-library', library=...)"
+        )
+    return TrainRecipe(
+        name="distill-library",
+        advantage="dr_grpo",
+        loss=DEFAULT_LOSS,
+        distill=Distill(
+            rows="all",
+            others="mask",
+            siblings=False,
+            feedback="never",
+            teacher="trust_region",
+            rate=0.0,
+            alpha=1.0,
+            beta=0.0,
+            library=library,
+        ),
+    )
+
+
 RECIPES: dict[str, Method[Callable[..., TrainRecipe]]] = {
     "grpo": Method(
         make=grpo,
@@ -173,6 +208,14 @@ RECIPES: dict[str, Method[Callable[..., TrainRecipe]]] = {
         source="arXiv 2503.21819 and 2601.05242",
         confidence="reconstruction",
         note="advantage gdpo, loss grpo_kl, a reward with heads behind a gate; not measured on real labels",
+    ),
+    "distill-library": Method(
+        make=distill_library,
+        formula="sum min(rho, 2) KL(student, first model with the library) / M",
+        source="arXiv 2209.15189 (context distillation), on the student's own answers as arXiv 2306.13649",
+        confidence="ours",
+        note="needs --recipe-option library=FILE or FOLDER[@VERSION]; into adapters with --set lora=16; "
+        "hybrid.retire(...) then decides which experiences can go",
     ),
 }
 

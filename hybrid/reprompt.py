@@ -61,13 +61,13 @@ def with_teachers(
     made = made.without(lost, spec)
     return replace(
         batch,
-        teachers=_samples(batch.samples, prompts, labels),
+        teachers=teachers_under(batch.samples, prompts, labels),
         in_loss=made.taught | made.policy,
         counts={**made.counts(), "route/cut": float(writer.cut), "route/too_long": float(len(lost))},
     )
 
 
-def _samples(
+def teachers_under(
     samples: Sequence[Sample], prompts: Mapping[int, tuple[int, ...]], labels: Sequence[int]
 ) -> tuple[Sample | None, ...]:
     """The students' samples under other prompts, [N]; those of a group share what their prompts have in common."""

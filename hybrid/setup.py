@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import json
@@ -16,6 +17,7 @@ import torch
 from hybrid.checkpoint import Checkpoints
 from hybrid.distill import Distill
 from hybrid.engines import Needed, engine_of, open_rollouts
+from hybrid.library_teacher import Opened, open_library, teaching
 from hybrid.loop import Training
 from hybrid.losses import Loss, resolve_loss
 from hybrid.model import load_trainable, model_folder
@@ -77,14 +79,16 @@ async def run(job: Job) -> TrainReport:
         if not ranks.leading:
             equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
             return TrainReport.from_json(await worker(ranks.follow))
+        library = await _library(stack, job)
         record = stack.enter_context(RunRecord.open(job.out))
         methods = _methods(job.task, _name(job.loss, loss))
-        config = _config(job, folder, methods)
+        config = _config(job, folder, methods, library)
         methods |= _way(job)
         _same_run(record, config, job.out)
         equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
         equipment.checkpoints.check_room()
         training = await _training(stack, job, recipe, sampling, record, equipment, worker, methods)
+        training = dataclasses.replace(training, teach=teaching(library.snapshot if library else None))
         report = await interruptible(training.go(), job.out)
         report = dataclasses.replace(
             report, config=config, notices=[*report.notices, *_told(training.task, recipe, job)]
@@ -238,7 +242,14 @@ def _way(job: Job) -> dict[str, str]:
     return {name: words for name, words in told.items() if words}
 
 
-def _config(job: Job, folder: Path, methods: dict[str, str]) -> dict[str, Any]:
+async def _library(stack: AsyncExitStack, job: Job) -> Opened | None:
+    """What the teacher reads, open as long as the run lasts; None where it reads none."""
+    if job.distill is None or job.distill.library is None:
+        return None
+    return await asyncio.to_thread(open_library, stack, job.distill.library)
+
+
+def _config(job: Job, folder: Path, methods: dict[str, str], library: Opened | None = None) -> dict[str, Any]:
     """What identifies a run: neither how long it may be nor where it computes."""
     return {
         "task": job.task.fingerprint(),
@@ -249,6 +260,7 @@ def _config(job: Job, folder: Path, methods: dict[str, str]) -> dict[str, Any]:
         "seed": job.seed,
         "settings": job.settings.identity,
         "distill": job.distill and job.distill.identity,
+        **({"library": library.digest} if library else {}),
     }
 
 

@@ -1,0 +1,284 @@
+"""After distillation: which experiences does the model still need in its prompt? `hybrid.retire` measures it, leaves
+out what it shows to be needless, and writes the shorter library as a new version. Nothing of the history is lost.
+
+    report = hybrid.retire("house_facts", model="local/trained/step-000100", library="./experience@v7")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import experience_store
+from experience_store import Edit, Snapshot
+from experience_store.library import save
+from hybrid.library_teacher import Opened, open_library
+from hybrid.noninferior import CONFIDENCE, MARGIN, Removal, Tested, least_problems, removable, too_few
+from hybrid.retirement import ARMS, Retirement
+from tfgrpo.agents.solver import solver_of
+from tfgrpo.budget import Budget, Ledger
+from tfgrpo.caller import Caller, Solver
+from tfgrpo.dressing import dressed
+from tfgrpo.errors import InputError, RunStateError, TransportError
+from tfgrpo.evaluation import Evaluation, evaluate_problems
+from tfgrpo.events import Event, EventLog
+from tfgrpo.late import bound
+from tfgrpo.policy import Policy
+from tfgrpo.record import RunRecord
+from tfgrpo.rewards.calling import metrics_to
+from tfgrpo.running import interruptible, opened, synchronous
+from tfgrpo.stats import Array
+from tfgrpo.task import Task, load_task
+from tfgrpo.types import Problem, Prompt
+
+PURPOSE = "retire"
+WRITER = "hybrid.retire"
+
+
+async def aretire(
+    task: Task | str,
+    *,
+    model: Policy | str,
+    library: str,
+    before: Policy | str | None = None,
+    margin: float = MARGIN,
+    samples: int = 1,
+    out: str | Path = "./retired",
+    concurrency: int = 64,
+    seed: int = 0,
+    on_event: Callable[[Event], None] | None = None,
+) -> Retirement:
+    """Retire experiences that a distilled model no longer needs: their absence is shown to be non-inferior.
+
+    The task's gate problems decide (`hybrid.noninferior`: all experiences are left out at once, then halves of what
+    could not go); its test problems measure, and decide nothing. Right or wrong is what is compared. With the same
+    seed a prompt that does not change gets the same answers, so that only what changes is noise.
+
+    Args:
+        task: a `Task`, or its name as `load_task` takes it; with gate and test problems.
+        model: the distilled model, a name for `connect` such as "local/trained/step-000100", or a `Policy`.
+        library: an exported file, or FOLDER[@VERSION] of a store: what the model's teacher read.
+        before: the model before it was distilled, to be measured with and without the library; None: it is not.
+        margin: the loss of accuracy that does not matter; 0.01 is one point.
+        samples: answers to each gate problem; more of them narrow the limits where single answers vary.
+        out: the run's folder. A shorter file is written into it; a store gets a new version instead.
+        concurrency: requests in flight at most.
+        seed: of all samples.
+        on_event: called with every event, for progress.
+
+    Returns:
+        What was retired and why, accuracies and prompt tokens; `print` it. The same call goes on with one that was
+        stopped, and returns the same report without another commit when it had ended.
+
+    Raises:
+        InputError: something given is wrong; nothing was asked.
+        RunStateError: `out` holds another run.
+        TransportError: not one answer arrived.
+    """
+    chosen = load_task(task) if isinstance(task, str) else task
+    if not chosen.gate or not chosen.test or samples < 1:
+        raise InputError(
+            f"retiring needs gate problems, which decide, test problems, which measure, and samples of at least 1; "
+            f"got {len(chosen.gate)}, {len(chosen.test)} and {samples}"
+        )
+    needed = least_problems(margin)  # refuses a margin that is none
+    async with AsyncExitStack() as stack:
+        record = stack.enter_context(RunRecord.open(out))
+        book = await asyncio.to_thread(open_library, stack, _began_with(library, record))
+        record.put_state("version", book.snapshot.version.number)
+        events = EventLog(record, *([on_event] if on_event else []))
+        config = {
+            "task": chosen.fingerprint(),
+            "models": [_named(model), None if before is None else _named(before)],
+            "library": book.digest,
+            "measured": [margin, samples, seed],
+        }
+        _same_run(record, config, Path(out))
+        work = _Work(chosen, book.snapshot, record, events, concurrency, seed)
+        events.emit("started", kind="retire", task=chosen.name, model=_named(model), folder=str(out))
+        return await interruptible(_retired(work, book, model, before, margin, samples, needed), Path(out))
+
+
+retire = synchronous(aretire, "retire")
+"""`aretire` for programs without an event loop; takes the same arguments."""
+
+
+async def _retired(
+    work: _Work,
+    book: Opened,
+    model: Policy | str,
+    before: Policy | str | None,
+    margin: float,
+    samples: int,
+    needed: int,
+) -> Retirement:
+    ids = tuple(e.id for e in book.snapshot.served)
+    arms: dict[str, Evaluation] = {}
+    if before is not None:
+        async with work.asking(before) as solver:
+            arms["before_with"], arms["before_without"] = await work.tested(solver, ()), await work.tested(solver, ids)
+    async with work.asking(model) as solver:
+        problems = len(work.task.gate)
+        removal = Removal(retired=(), tests=(), why=too_few(problems, needed, margin, CONFIDENCE))
+        if problems >= needed:
+            measure = partial(work.gate, solver, samples)
+            removal = await removable(ids, measure, margin=margin, on_test=work.told)
+        arms["with"] = await work.tested(solver, ())
+        arms["left"] = await work.tested(solver, removal.retired) if removal.retired else arms["with"]
+        arms["without"] = await work.tested(solver, ids)
+    report = Retirement.of(
+        task=work.task.name,
+        models=(_named(model), None if before is None else _named(before)),
+        library=f"{book.place} ({book.snapshot.version.name})",
+        ids=ids,
+        removal=removal,
+        arms={name: arms[name] for name in ARMS if name in arms},
+        margin=margin,
+        seed=work.seed,
+    )
+    report = replace(report, written=await asyncio.to_thread(written, book, report, work.record.path.parent))
+    work.record.put_state("retirement", report.as_json())
+    work.events.emit("finished", words=report.words())
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What asks and measures."""
+
+    task: Task
+    snapshot: Snapshot
+    record: RunRecord
+    events: EventLog
+    concurrency: int
+    seed: int
+
+    def asking(self, model: Policy | str) -> _Asking:
+        return _Asking(self, model)
+
+    async def gate(self, solver: Solver, samples: int, out: Sequence[str]) -> Array:
+        return (await self._measured(solver, self.task.gate, samples, out)).success
+
+    async def tested(self, solver: Solver, out: Sequence[str]) -> Evaluation:
+        return await self._measured(solver, self.task.test, self.task.test_samples, out)
+
+    async def _measured(
+        self, solver: Solver, problems: Sequence[Problem], samples: int, out: Sequence[str]
+    ) -> Evaluation:
+        """Right and wrong answers without some experiences."""
+        left = [e.id for e in self.snapshot.served if e.id not in set(out)]
+
+        def apply(problem: Problem) -> Prompt:
+            bare = Prompt(messages=problem.messages)
+            return dressed(bare, self.snapshot, left) if left else bare
+
+        found = await evaluate_problems(
+            problems,
+            self.task.reward,
+            solver,
+            apply=apply,
+            samples=samples,
+            sampling=self.task.sampling,
+            purpose=PURPOSE,
+        )
+        if found.missing + found.unscored == found.scores.size:
+            why = f": {'; '.join(found.troubles)}" if found.troubles else ""
+            raise TransportError(f"not one of {found.scores.size} answers arrived and was scored{why}")
+        name = solver.policy.name
+        self.events.emit("measured", words=f"{name}, {len(left)} experiences: {found.words()}", n=len(problems))
+        return found
+
+    def told(self, test: Tested) -> None:
+        self.events.emit("removal_tested", out=list(test.out), words=test.judged.words())
+
+
+class _Asking:
+    """A model that can be asked, closed at the end: two models need not stand in memory together."""
+
+    def __init__(self, work: _Work, model: Policy | str) -> None:
+        self.work, self.model, self.stack = work, model, AsyncExitStack()
+
+    async def __aenter__(self) -> Solver:
+        work = self.work
+        await self.stack.__aenter__()
+        policy = await opened(self.stack, self.model)
+        caller = partial(
+            Caller,
+            record=work.record,
+            ledger=Ledger(Budget()),
+            concurrency=work.concurrency,
+            emit=work.events.publish,
+            seed=work.seed,
+        )
+        self.stack.enter_context(bound(work.task.models, partial(caller, solver=False), policy))
+        self.stack.enter_context(metrics_to(work.events.emit))
+        return solver_of(caller(policy), work.task.agent)
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self.stack.__aexit__(*error)
+
+
+# -- the shorter library ----------------------------------------------------------------------------------------------
+
+
+def written(book: Opened, report: Retirement, folder: Path) -> str:
+    """Where the shorter library is: a new version of the store, or a new file in the run's folder; "" for no change.
+
+    A commit that an earlier process made for the same run is found again instead of being made twice.
+    """
+    if not report.retired:
+        return ""
+    version = book.snapshot.version
+    note = f"retired {len(report.retired)} of {report.entries} experiences after distillation into {report.model}"
+    evidence = {"retirement": report.evidence()}
+    if book.store is None:
+        left = tuple(e for e in book.snapshot.experiences if e.id not in report.retired)
+        shorter = replace(
+            version,
+            number=version.number + 1,
+            parent=version.number,
+            rows=tuple(e.row for e in left),
+            edits=(),
+            note=note,
+            evidence=evidence,
+            writer=WRITER,
+        )
+        file = folder / "library.json"
+        return str(save(replace(book.snapshot, version=shorter, experiences=left), file, embedder=book.embedder))
+    kept = json.loads(json.dumps(evidence))
+    for made in book.store.log():
+        if made.number > version.number and made.writer == WRITER and json.loads(json.dumps(made.evidence)) == kept:
+            return f"{book.place}@{made.name}"
+    edits = [
+        Edit(op="drop", id=name, reason="its absence is non-inferior after distillation") for name in report.retired
+    ]
+    made = book.store.commit(edits, parent=version.number, note=note, evidence=evidence, writer=WRITER)
+    return f"{book.place}@{made.name}"
+
+
+def _began_with(spec: str, record: RunRecord) -> str:
+    """The library's version that the run began with, whatever a store's head is by now."""
+    known, (place, _) = record.get_state("version"), experience_store.parse_ref(spec)
+    return spec if known is None or Path(place).is_file() else f"{place}@v{known}"
+
+
+def _same_run(record: RunRecord, config: dict[str, Any], out: Path) -> None:
+    known = record.get_state("config")
+    if known is None:
+        record.put_state("config", config)
+        return
+    if odd := [name for name, value in json.loads(json.dumps(config)).items() if known.get(name) != value]:
+        raise RunStateError(
+            f"{out} holds a run with another {', '.join(odd)}; give the same to go on with it, or another folder "
+            f"(out=...) for a new one"
+        )
+
+
+def _named(model: Policy | str) -> str:
+    return model if isinstance(model, str) else model.name
