@@ -36,7 +36,7 @@ def interval_bar(mean: float, low: float, high: float, *, verdict: str, scale: f
 def before_after(rows: Sequence[tuple[str, float, float, float]], *, top: float) -> Html:
     """Named means with intervals on one axis from 0 to `top`."""
     height = 30 + 44 * len(rows)
-    left, right = max(84, *(20 + 7 * len(name) for name, *_ in rows)), 20
+    left, right = max([84, *(20 + 7 * len(name) for name, *_ in rows)]), 20
 
     def x(value: float) -> float:
         return round(left + (WIDTH - left - right) * max(0.0, min(1.0, value / top)), 1)
