@@ -48,7 +48,7 @@ def test_the_plan_is_told_before_anything_is_asked(folder: Path, tmp_path: Path)
     for words in (
         "18 to learn from, 6 for the gate, 12 set aside for the decision, up to 20 held out x 2",
         "as it is; with experiences; trained; trained, with experiences",
-        "measuring up to 72 calls",
+        "measuring about 72 calls",
         "pilot     up to 2 steps of 4 problems x 4 answers",
         "groups of 3",
     ):
