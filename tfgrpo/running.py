@@ -35,7 +35,7 @@ def synchronous(verb: Callable[P, Coroutine[Any, Any, T]], name: str) -> Callabl
 
     @functools.wraps(verb)
     def run(*args: P.args, **options: P.kwargs) -> T:
-        return run_sync(verb(*args, **options), f"tfgrpo.{verb.__name__}")
+        return run_sync(verb(*args, **options), f"{verb.__module__.partition('.')[0]}.{verb.__name__}")
 
     run.__name__ = run.__qualname__ = name
     return run

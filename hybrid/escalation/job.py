@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SET_ASIDE = 32
 """Problems for the decision, at most."""
+SAMPLES_ASIDE = 2
+"""Of each of them, at most: more problems tell more than more samples, and they are measured four times."""
 LEAST = 2
 """Problems without which nothing can be compared."""
 PILOT_STEPS = 12
@@ -195,6 +197,7 @@ def set_aside(task: Task, seed: int) -> Task:
         learn=tuple(p for p in task.learn if p.id not in taken),
         gate=tuple(p for p in task.gate if p.id not in taken),
         test=tuple(p for p in (*task.gate, *task.learn) if p.id in taken),
+        test_samples=min(task.test_samples, SAMPLES_ASIDE),
     )
 
 

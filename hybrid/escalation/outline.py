@@ -21,7 +21,7 @@ from tfgrpo.task import Task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outline:
-    """The plan of a story. `shares` are upper limits in the units of the budget; `prompts` is a rough estimate."""
+    """The plan of a story. `shares` are rough, in the units of the budget, and so is the estimate `prompts`."""
 
     task: str
     model: str
@@ -59,7 +59,7 @@ class Outline:
 
 
 def _limits(limits: Mapping[str, float]) -> str:
-    return "up to " + ", ".join(f"{value:,.4g} {name}" for name, value in limits.items()) if limits else "no limit"
+    return "about " + ", ".join(f"{value:,.4g} {name}" for name, value in limits.items()) if limits else "no limit"
 
 
 def outline(job: Job, aside: Task, barred: str, *, model: Policy, critic: Policy | None) -> Outline:

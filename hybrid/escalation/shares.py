@@ -3,7 +3,7 @@
 measuring   MEASURE of the whole budget decides how many held-out problems there are; what the arms still to be
             measured will cost is kept aside from then on, a quarter more than what was seen
 prompts     FIRST_SHARE of what is left then, or all of it where there is no training
-pilot       PILOT of the time, and of the dollars that pay for it
+pilot       PILOT of the time, and of the dollars that pay for it, and what its two measurements take
 more        MORE_SHARE of the rest, where the decision is that learning goes on
 training    as many steps as the rest pays for, if the decision is to train
 """
@@ -26,7 +26,9 @@ FIRST_SHARE = (0.35, 0.7)
 MORE_SHARE = (0.5, 1.0)
 WITHOUT_TRAINING = (1.0, 1.0)
 PILOT = 0.3
-"""It is no waste where training goes on: the pilot is its beginning."""
+"""For its steps, beside its measurements. It is no waste where training goes on: the pilot is its beginning."""
+PILOT_MOST = 0.5
+"""With its measurements."""
 MARGIN = 1.25
 START_S = 10.0
 """Loading a model that is measured."""

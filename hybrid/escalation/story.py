@@ -119,7 +119,8 @@ def _in_steps(stage: Stage, left: Budget, piloted: Pilot | None) -> Budget:
 
 
 async def _prices(stage: Stage) -> Prices:
-    job, price = stage.job, (await stage.model()).price
+    """What both arms cost; a token of a model on this machine has no price, its time has one."""
+    job, price = stage.job, None if stage.job.local else (await stage.model()).price
     return Prices(
         prompt_usd_per_mtok=None if price is None else price.prompt_usd_per_mtok,
         completion_usd_per_mtok=None if price is None else price.completion_usd_per_mtok,

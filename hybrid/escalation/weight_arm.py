@@ -9,7 +9,7 @@ from hybrid.escalation.arms import Arm
 from hybrid.escalation.decision import Decision
 from hybrid.escalation.evidence import Pilot
 from hybrid.escalation.purse import part
-from hybrid.escalation.shares import PILOT
+from hybrid.escalation.shares import PILOT, PILOT_MOST, START_S
 from hybrid.escalation.stage import Stage
 from hybrid.report import TrainReport
 from hybrid.settings import DriftError
@@ -33,8 +33,12 @@ async def pilot(stage: Stage, base: Arm) -> TrainReport | None:
 
 async def _pilot(stage: Stage, base: Arm) -> dict[str, Any]:
     await stage.release()
-    left = stage.left(stage.scale(base), trained_arms=stage.trained_arms)
-    seconds = _limit(stage, "pilot", stage.purse.machine_seconds(part(left, PILOT)), before=0.0, step_s=0.0)
+    scale = stage.scale(base)
+    left = stage.left(scale, trained_arms=stage.trained_arms)
+    tests_s = START_S + 2 * len(stage.aside.test) * stage.aside.test_samples * scale.trained_s  # before and after
+    shares = [stage.purse.machine_seconds(part(left, share)) for share in (PILOT, PILOT_MOST)]
+    wanted = None if shares[0] is None or shares[1] is None else min(shares[0] + tests_s, shares[1])
+    seconds = _limit(stage, "pilot", wanted, before=0.0, step_s=0.0)
     if seconds is not None and seconds <= 0:
         return {"none": NO_ROOM}
     stage.enter("pilot", "a few steps of training, to see what they bring and cost", machine=True)

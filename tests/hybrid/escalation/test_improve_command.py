@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import json
@@ -21,6 +22,7 @@ from tinymodel import save_tiny
 
 import hybrid
 from hybrid import Improvement
+from tfgrpo.errors import InputError
 
 TESTS = Path(__file__).parents[2]
 PHASES = ("baseline", "prompts", "pilot", "training", "final_trained")
@@ -48,7 +50,7 @@ def test_the_plan_is_told_before_anything_is_asked(folder: Path, tmp_path: Path)
     for words in (
         "18 to learn from, 6 for the gate, 12 set aside for the decision, up to 20 held out x 2",
         "as it is; with experiences; trained; trained, with experiences",
-        "measuring up to 72 calls",
+        "measuring about 72 calls",
         "pilot     up to 2 steps of 4 problems x 4 answers",
         "groups of 3",
     ):
@@ -94,6 +96,10 @@ def test_wrong_requests_are_one_line(folder: Path, tmp_path: Path, more: tuple[s
     assert not (tmp_path / "out").exists()
 
 
+async def in_a_loop() -> None:
+    hybrid.improve("largest_of_three", model="local/smollm2")
+
+
 def test_the_names_that_users_write() -> None:
     given = inspect.signature(hybrid.aimprove).parameters
     assert list(given) == [
@@ -106,6 +112,8 @@ def test_the_names_that_users_write() -> None:
         *("prompt_usd_per_mtok", "completion_usd_per_mtok", "gpu_usd_per_hour", "traffic_calls", "horizon_days")
     }
     assert {"Choices", "Decision", "Evidence", "Improvement", "Pilot", "Prices"} <= set(hybrid.__all__)
+    with pytest.raises(InputError, match=r"await hybrid\.aimprove"):
+        asyncio.run(in_a_loop())
     for name in ("Choices", "Decision", "Evidence", "Improvement", "Pilot", "Prices", "aimprove", "decide", "improve"):
         assert inspect.getdoc(getattr(hybrid, name))
 
