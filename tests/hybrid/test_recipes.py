@@ -111,8 +111,8 @@ def test_examples() -> None:
 
 
 def test_the_rows() -> None:
-    assert list(RECIPES) == ["grpo", "sdpo", "srpo"]
-    for name in RECIPES:
+    assert list(RECIPES) == ["grpo", "sdpo", "srpo", "distill-library"]
+    for name in ("grpo", "sdpo", "srpo"):
         assert resolve_recipe(name).name == name
     srpo, sdpo = resolve_recipe("srpo").distill, resolve_recipe("sdpo").distill
     assert srpo is not None and sdpo is not None
