@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -246,6 +248,37 @@ def test_a_run_that_breaks_goes_on_to_the_same_end(folder: Path, tmp_path: Path,
     other = exported(tmp_path / "other.json", "the answer is one")
     with pytest.raises(RunStateError, match="another library"):
         train(folder, tmp_path / "broken", **{**given, "recipe": recipe(other)})
+
+
+def test_a_run_reads_a_version_of_a_store(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    with experience_store.open(place, embedder="hashing") as store:
+        store.commit([Edit(op="add", text="the answer is ten")])
+        file = store.export(1, tmp_path / "library.json")
+    of_file = train(folder, tmp_path / "a", recipe=recipe(file), steps=2)
+    of_store = train(folder, tmp_path / "b", recipe=recipe(place), steps=2)
+    assert_same_end(of_file, of_store)
+    with experience_store.open(place) as store:
+        store.commit([Edit(op="add", text="the answer is one")])
+    with pytest.raises(RunStateError, match="another library"):
+        train(folder, tmp_path / "b", recipe=recipe(place), steps=3)
+    assert train(folder, tmp_path / "b", recipe=recipe(f"{place}@v1"), steps=3).steps == 3
+
+
+def test_an_exported_library_needs_no_store_and_no_network(folder: Path, tmp_path: Path) -> None:
+    file = exported(tmp_path / "library.json", "the answer is ten")
+    program = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from tinytraining import train
+from hybrid import resolve_recipe
+recipe = resolve_recipe("distill-library", library={str(file)!r})
+train({str(folder)!r}, {str(tmp_path / "run")!r}, recipe=recipe, steps=1)
+print(sorted({{"chromadb", "openai", "litellm", "aiohttp", "requests", "pydantic"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def numbers_task() -> Task:
