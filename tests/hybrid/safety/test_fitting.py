@@ -191,6 +191,6 @@ def test_the_packaged_encoder_finds_the_planted_scores(tmp_path: Path) -> None:
     for name in HEADS:
         head = report.head(name)
         assert head.mae.mean is not None and head.mae_constant is not None and head.auc.mean is not None
-        # 300 rows are few: politeness 0.246 of 0.321 and 0.743, all others clearly better; docs/status.md has 2,000 rows
+        # 300 rows are few: politeness 0.246 of 0.321, AUC 0.743; all others clearly better
         assert head.mae.mean < 0.85 * head.mae_constant and head.auc.mean > 0.7, str(report)
     assert report_on(SafetyModel.load(tmp_path / "model"), data, name="again").heads == report.heads
