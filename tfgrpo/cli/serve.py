@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -116,6 +117,8 @@ async def _serve(settings: Settings, log: Log | None) -> None:
         with contextlib.suppress(NotImplementedError, RuntimeError):  # Windows; a thread that is not the main one
             loop.add_signal_handler(number_, stop.set)
     async with running(settings, log) as server:
+        gc.collect()
+        gc.freeze()  # what was loaded stays: the collector need not look at it again, which takes milliseconds
         print(_words(settings, server), flush=True)
         await stop.wait()
         if server.in_flight:
