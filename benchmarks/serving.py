@@ -381,23 +381,22 @@ def store(given: argparse.Namespace, folder: str) -> dict[str, Any]:
 def layout(given: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Dollars of prompts under a provider's prompt cache (1,024 tokens or more, in steps of 128; characters / 4).
 
-    One library of 400 entries, 300 questions of 40 kinds: a stable core and a picked tail, beside picking everything
-    anew for each question into the system message, under the same token budget. Prices: 0.40 and 0.10 (cached) dollars
-    per million tokens.
+    One library of 400 entries and 300 questions whose words are drawn as words are used (a few often, most seldom): a
+    stable core and a picked tail, beside picking everything anew for each question into the system message, under the
+    same token budget. Prices: 0.40 and 0.10 (cached) dollars per million tokens.
     """
     from experience_store import Experience, Layout
     from experience_store.rank import lexical
     from experience_store.render import prepare
 
-    kinds = [f"parcel{n}" for n in range(400)]
-    pool = [
-        Experience(
-            id=f"E{n}", text=f"When the {kind} comes by rail, use code X{n}, check its label first and tell the clerk."
-        )
-        for n, kind in enumerate(kinds)
-    ]
-    draw = random.Random(1)
-    asked = [f"Which code has the {kinds[draw.randrange(40) * 10]} that came by rail on day {n}?" for n in range(300)]
+    draw, words = random.Random(1), [f"word{n}" for n in range(2000)]
+    weights = [1 / (n + 20) for n in range(2000)]
+
+    def some(count: int) -> str:
+        return " ".join(draw.choices(words, weights, k=count))
+
+    pool = [Experience(id=f"E{n}", text=f"{some(18)}.") for n in range(400)]
+    asked = [f"{some(14)}?" for _ in range(300)]
     rows = {}
     for name, select in (("stable core, picked tail", "core"), ("picked anew for every question", "retrieve")):
         prepared = prepare(pool, Layout(select=select, max_tokens=4000), lexical)  # type: ignore[arg-type]

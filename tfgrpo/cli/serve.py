@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from experience_store.location import NAMESPACE
+from experience_store.render import CHARS_PER_TOKEN
 from tfgrpo.cli.options import DEFAULT_STORE
 from tfgrpo.cli.parsing import number
 from tfgrpo.errors import InputError
@@ -130,7 +131,8 @@ def _words(settings: Settings, server: Running) -> str:
     for namespace, source in settings.sources.items():
         served, status = source.current(), source.status()
         core, pool = len(served.prepared.core.entries), len(served.prepared.pool)
-        shown = f"{core} experiences in every request" if core or not pool else ""
+        tokens = len(served.prepared.core.text) // CHARS_PER_TOKEN
+        shown = f"{core} experiences in every request (about {tokens} tokens)" if core or not pool else ""
         picked = f"the question picks from {pool}" if pool else ""
         what = ", ".join(part for part in (shown, picked) if part)
         lines.append(f"  {namespace}: {status.version} of {status.place}; {what}")
