@@ -16,10 +16,11 @@ def installed(name):
     return str(CLIENTS / name)
 
 
-async def run(*command, **env):
+async def run(*command, cwd=None, **env):
     """What a program prints; it must end well."""
     process = await asyncio.create_subprocess_exec(
         *command,
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": "", **env},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -52,6 +52,8 @@ HOMES = {
     "sqlglot": {"tfgrpo.rewards.sql_worker"},
     "pyarrow": {"tfgrpo.problem_files"},
     "vllm": set(),
+    "prometheus_client": {"tfgrpo.serving.metrics"},
+    "opentelemetry": {"tfgrpo.serving.tracing"},
     "datasets": {"tasks._hub"},
     "huggingface_hub": {"tasks._hub"},
     "tensorboard": set(),

@@ -205,7 +205,7 @@ async def test_with_a_gate_untrusted_text_ships_when_it_was_shown_to_help(server
         experience_store.open(store, embedder="hashing").close()
         report = await learning(
             flagworld.flag_task(agent=agent), tmp_path, store=store, runs=tmp_path / f"runs-{outside}",
-            budget=Budget(calls=300),
+            budget=Budget(calls=180),
         )  # fmt: skip
         with experience_store.open(store) as opened:
             entries = opened.at().served

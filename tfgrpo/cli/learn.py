@@ -92,4 +92,5 @@ def _say_what_next(args: argparse.Namespace, place: str, report: Report) -> None
         hint(args, "This run was finished before; --new starts another one.")
     if report.accepted:
         hint(args, f"What changed: tfgrpo store diff {place} v{report.start} v{report.final}")
+        hint(args, f"Use it in an application: tfgrpo serve --store {place}@v{report.final}")
     hint(args, f"The whole story: tfgrpo report {report.run}")

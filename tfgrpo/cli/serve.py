@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from experience_store.location import NAMESPACE
+from experience_store.render import CHARS_PER_TOKEN
 from tfgrpo.cli.options import DEFAULT_STORE
 from tfgrpo.cli.parsing import number
 from tfgrpo.errors import InputError
@@ -116,6 +118,8 @@ async def _serve(settings: Settings, log: Log | None) -> None:
         with contextlib.suppress(NotImplementedError, RuntimeError):  # Windows; a thread that is not the main one
             loop.add_signal_handler(number_, stop.set)
     async with running(settings, log) as server:
+        gc.collect()
+        gc.freeze()  # what was loaded stays: the collector need not look at it again, which takes milliseconds
         print(_words(settings, server), flush=True)
         await stop.wait()
         if server.in_flight:
@@ -127,7 +131,8 @@ def _words(settings: Settings, server: Running) -> str:
     for namespace, source in settings.sources.items():
         served, status = source.current(), source.status()
         core, pool = len(served.prepared.core.entries), len(served.prepared.pool)
-        shown = f"{core} experiences in every request" if core or not pool else ""
+        tokens = len(served.prepared.core.text) // CHARS_PER_TOKEN
+        shown = f"{core} experiences in every request (about {tokens} tokens)" if core or not pool else ""
         picked = f"the question picks from {pool}" if pool else ""
         what = ", ".join(part for part in (shown, picked) if part)
         lines.append(f"  {namespace}: {status.version} of {status.place}; {what}")

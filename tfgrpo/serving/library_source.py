@@ -177,10 +177,20 @@ class StoreReader:
 
 
 class Follower:
-    """Looks at sources from time to time, in a thread of its own that ends with the process."""
+    """Looks at sources from time to time, in a thread of its own that ends with the process.
 
-    def __init__(self, sources: Mapping[str, LibrarySource], *, every_s: float = POLL_S) -> None:
-        self._sources, self._every_s = sources, every_s
+    `tell(namespace, status)` is called there when another version is served, and when a store cannot be read or can be
+    again.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, LibrarySource],
+        *,
+        every_s: float = POLL_S,
+        tell: Callable[[str, Status], None] = lambda namespace, status: None,
+    ) -> None:
+        self._sources, self._every_s, self._tell = sources, every_s, tell
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="tfgrpo-follower", daemon=True)
 
@@ -198,13 +208,20 @@ class Follower:
     def _follow(self) -> None:
         try:
             while not self._stop.wait(self._every_s):
-                for source in self._sources.values():
+                for namespace, source in self._sources.items():
                     if not self._stop.is_set():
-                        source.look()
+                        self._look(namespace, source)
         finally:  # a bug in a look: its traceback is printed, and nobody may believe that the store is still read
             if not self._stop.is_set():
                 for source in self._sources.values():
                     source.lost("the thread that follows the store ended; restart the server")
+
+    def _look(self, namespace: str, source: LibrarySource) -> None:
+        before = bool(source.status().problem)
+        changed = source.look()
+        status = source.status()
+        if changed or bool(status.problem) != before:
+            self._tell(namespace, status)
 
 
 def _ready(snapshot: Snapshot) -> Served:

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import traceback
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, TextIO
 
 from tfgrpo.errors import InputError
 from tfgrpo.serving.exchange import Exchange
+from tfgrpo.serving.library_source import Status
 
 FLUSH_S = 0.5
 MAX_WAITING = 10_000
@@ -31,7 +33,7 @@ class Log:
 
     def __init__(self, out: TextIO, *, contents: bool = False) -> None:
         self._out, self.contents = out, contents
-        self._waiting: list[str] = []
+        self._waiting: deque[str] = deque()  # other threads write too
         self._dropped = 0
 
     def sending(self, exchange: Exchange, headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -50,6 +52,11 @@ class Log:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._waiting.append(json.dumps({"time": time, **data}, ensure_ascii=True, default=str))
 
+    def library(self, namespace: str, status: Status) -> None:
+        """Another version is served, or a store cannot be read or can be again."""
+        data = {"event": "library", "namespace": namespace, "version": status.version, "place": status.place}
+        self.write({**data, **({"problem": status.problem} if status.problem else {})})
+
     async def flush_forever(self) -> None:
         """Until it is cancelled."""
         while True:
@@ -58,7 +65,7 @@ class Log:
 
     def flush(self) -> None:
         """Writes what waits. A reader that went away ends the log, not the server."""
-        lines, self._waiting = self._waiting, []
+        lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if self._dropped:
             lines.append(json.dumps({"event": "log_lines_dropped", "count": self._dropped}))
             self._dropped = 0

@@ -199,20 +199,24 @@ class Proxy:
         try:
             async for part in self._parts(response, begun):
                 tail.add(part)
-                await out.write(part)
-        except Refused as refused:  # the head is out: no other status can be sent, so the answer must not look whole
+                await self._written(out, part)
+        except Refused as refused:
             exchange.error = refused.code
-            between_events = not tail.bytes_seen or tail.end.endswith((b"\n\n", b"\r\n\r\n"))
-            if _is_stream(response) and between_events:
-                await out.write(refused.event())
-            if request.transport is not None:
-                request.transport.close()
+            await _broken_off(request, out, refused, tail if _is_stream(response) else None)
             return out
         finally:
             exchange.last_at = time.perf_counter()
             self._note(exchange, tail.head, tail.end, tail.bytes_seen)
         await out.write_eof()
         return out
+
+    async def _written(self, out: web.StreamResponse, part: bytes) -> None:
+        """A client that does not read holds up nobody for ever."""
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
+                await out.write(part)
+        except TimeoutError:
+            raise Refused(408, "slow_client", "the client does not read its answer") from None
 
     async def _parts(self, response: ClientResponse, begun: bytes) -> AsyncIterator[bytes]:
         if begun:
@@ -261,6 +265,19 @@ def refusal(refused: Refused) -> web.Response:
         content_type="application/json",
         headers={"Server": "tfgrpo", **refused.headers},
     )
+
+
+async def _broken_off(request: web.Request, out: web.StreamResponse, refused: Refused, stream: Tail | None) -> None:
+    """Ends an answer whose head is out, so that no other status can be sent: it must not look whole."""
+    transport = request.transport
+    if transport is None:
+        return
+    if refused.code == "slow_client":
+        transport.abort()
+        return
+    if stream is not None and (not stream.bytes_seen or stream.end.endswith((b"\n\n", b"\r\n\r\n"))):
+        await out.write(refused.event())  # between two events there is room for one that says why
+    transport.close()
 
 
 async def _applied(body: dict[str, Any], api: Api, served: Served, exchange: Exchange) -> Augmented:

@@ -90,7 +90,8 @@ async def running(settings: Settings, log: Log | None = None) -> AsyncIterator[R
         stack.push_async_callback(upstream.close)
         if log is not None:
             await stack.enter_async_context(_flushed(log))
-        follower = Follower(settings.sources, every_s=settings.poll_s).start()
+        told = {} if log is None else {"tell": log.library}
+        follower = Follower(settings.sources, every_s=settings.poll_s, **told).start()
         stack.push_async_callback(asyncio.to_thread, follower.stop)
         proxy = Proxy(
             upstream=upstream,

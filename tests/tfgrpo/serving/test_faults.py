@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import json
 import socket
 
 import pytest
@@ -10,8 +11,10 @@ from aiohttp import ClientSession, web
 from upstreams import CHAT, NOTE, Upstream, ask, library, lines, proxied
 
 import experience_store
-from experience_store import Edit
+from experience_store import Edit, Experience, Layout, Snapshot, Version
+from experience_store.errors import DamagedError
 from tfgrpo.errors import InputError
+from tfgrpo.serving.apply import Served
 from tfgrpo.serving.limits import Limits
 
 
@@ -202,6 +205,49 @@ async def test_one_namespace_does_not_take_the_slots_of_another(tmp_path):
         assert [a.status for a in await asyncio.gather(*held)] == [200, 200]
 
 
+async def test_a_client_that_does_not_read_holds_no_slot_for_ever(tmp_path):
+    async def endless(request, body):
+        out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await out.prepare(request)
+        while True:
+            await out.write(b"data: " + b"x" * 60_000 + b"\n\n")
+
+    async with (
+        Upstream(endless) as upstream,
+        proxied(upstream, library(tmp_path, NOTE), limits=Limits(timeout_s=0.4)) as client,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(client.server.url.rpartition(":")[2]))
+        body = json.dumps({**CHAT, "stream": True})
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write((head + body).encode())
+        await upstream.holding(1)
+        await asyncio.wait_for(upstream.cancelled.wait(), 10)
+        for _ in range(100):
+            if client.server.in_flight == 0:
+                break
+            await asyncio.sleep(0.02)
+        assert client.server.in_flight == 0
+        assert lines(client.log)[-1]["error"] == "slow_client"
+        del reader
+        writer.close()
+
+
+async def test_a_question_that_cannot_be_looked_up_is_answered_without_notes(tmp_path):
+    def rank(question, experiences):
+        if question == "ready":
+            return [0.0] * len(experiences)
+        raise DamagedError("the vectors are gone")
+
+    async with Upstream() as upstream, proxied(upstream, library(tmp_path, NOTE)) as client:
+        entries = (Experience(id="E1", text=NOTE),)
+        version = Version(number=4, parent=3, rows=(), layout=Layout(select="retrieve"))
+        client.sources["default"]._served = Served.of(Snapshot(version=version, experiences=entries, rank=rank))
+        answer = await ask(client)
+        assert answer.status == 200 and answer.words == CHAT["messages"][0]["content"]
+        assert answer.headers["x-tfgrpo-version"] == "v4" and "x-tfgrpo-experiences" not in answer.headers
+        assert lines(client.log)[-1]["error"] == "retrieval_failed"
+
+
 async def test_requests_in_flight_are_finished_before_the_server_stops(tmp_path):
     async def slow(request, body):
         await asyncio.sleep(0.4)
@@ -240,6 +286,8 @@ async def test_a_store_that_cannot_be_read_keeps_its_last_version_and_says_so(tm
         assert (await ask(client)).headers.get("x-tfgrpo-store") is None
         file.write_text(good.replace("units", "signs"))  # the hash does not fit
         answer = await _until(client, lambda a: "x-tfgrpo-store" in a.headers)
+        told = [line for line in lines(client.log) if line["event"] == "library"]
+        assert [("does not match its hash" in line["problem"], line["version"]) for line in told] == [(True, "v1")]
         assert answer.status == 200 and answer.headers["x-tfgrpo-store"].startswith("stale; unseen=")
         assert NOTE in answer.words and answer.headers["x-tfgrpo-version"] == "v1"
         async with client.get("/readyz") as response:

@@ -27,7 +27,9 @@ async def test_no_request_makes_us_fail(tmp_path, tokens):
     ):
         headers = [f"--header=Authorization: Bearer {token}" for token in tokens]
         command = ["-m", "schemathesis.cli", "run", f"{client.server.url}/openapi.json", "--checks", CHECKS]
-        out = await run(installed("bin/python"), *command, "--max-examples=150", "--no-color", "--seed=1", *headers)
+        out = await run(
+            installed("bin/python"), *command, "--max-examples=150", "--no-color", "--seed=1", *headers, cwd=tmp_path
+        )
         assert "Tested: 7" in out or "Tested: 6" in out, out
         told = lines(client.log)
         assert len(told) > 100

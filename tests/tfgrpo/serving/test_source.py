@@ -123,9 +123,24 @@ def test_one_source_that_fails_does_not_keep_the_others_from_being_read(store):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_follower_that_dies_of_a_bug_says_so(store):
     source = LibrarySource(Scripted(store.at(1), KeyError("a bug")))
-    Follower({"a": source}, every_s=0.01).start()
-    _wait(lambda: "restart the server" in source.status().problem)
+    follower = Follower({"a": source}, every_s=0.01).start()
+    follower._thread.join(10)
+    assert "restart the server" in source.status().problem
     assert source.current().version == "v1"
+
+
+def test_what_changes_is_told_once(store):
+    told = []
+    source = LibrarySource(
+        Scripted(store.at(1), store.at(1), store.at(2), StoreError("away"), StoreError("away"), store.at(2))
+    )
+    follower = Follower(
+        {"a": source}, every_s=0.01, tell=lambda name, status: told.append((name, status.version, status.problem))
+    )
+    follower.start()
+    _wait(lambda: len(told) == 3)
+    follower.stop()
+    assert told == [("a", "v2", ""), ("a", "v2", "away"), ("a", "v2", "")]
 
 
 def test_a_follower_ends_when_it_is_told_to(store):
