@@ -136,13 +136,14 @@ class _TokenScores(torch.autograd.Function):
         logp = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
         lse, entropy = torch.empty_like(logp), torch.empty_like(logp)
         head = Head(weight=weight, bias=bias, scale=scale, softcap=softcap)
-        for at in range(0, len(hidden), rows):
-            part = slice(at, at + rows)
-            z = head.logits(hidden[part]).div_(temperature)
-            lse[part] = torch.logsumexp(z, -1)
-            logp[part] = z.gather(-1, targets[part, None])[:, 0] - lse[part]
-            p = torch.exp(z - lse[part, None])
-            entropy[part] = lse[part] - torch.linalg.vecdot(p, z)
+        for part in _cuts(range(len(hidden)), rows):
+            z = _tempered(head.logits(hidden[part]), temperature)
+            chosen = z.gather(-1, targets[part, None])[:, 0]
+            log_p = torch.log_softmax(z, -1)
+            del z  # two chunks at once are enough
+            logp[part] = log_p.gather(-1, targets[part, None])[:, 0]
+            lse[part] = chosen - logp[part]
+            entropy[part] = -torch.linalg.vecdot(torch.exp(log_p), log_p)
         ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
         ctx.options = scale, softcap, temperature, rows
         ctx.set_materialize_grads(False)
@@ -184,19 +185,25 @@ def pulled_back(
     """
     weight, bias, wide = head.weight, head.bias, _wide(hidden.dtype)
     d_hidden = torch.empty_like(hidden) if needs[0] else None
-    d_weight = torch.zeros_like(weight, dtype=wide) if needs[1] else None
+    d_weight = torch.zeros_like(weight) if needs[1] and not len(hidden) else None
     d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and needs[2] else None
-    for at in range(0, len(hidden), rows):
-        part = slice(at, at + rows)
+
+    def of_raw(part: slice) -> Tensor:
         raw = head.logits(hidden[part])
-        dz = d_logits(raw / temperature, part)
+        dz = d_logits(_tempered(raw if head.softcap is None else raw.clone(), temperature), part)
         if head.softcap is not None:
             dz.mul_(1 - (raw / head.softcap).square())
-        dz = dz.mul_(head.scale / temperature).to(hidden.dtype)
+        return (dz if head.scale == temperature else dz.mul_(head.scale / temperature)).to(hidden.dtype)
+
+    slab_rows = rows * (wide.itemsize // hidden.dtype.itemsize)  # of the narrow type: as many bytes as a chunk
+    for slab in _cuts(range(len(hidden)), slab_rows):
+        chunks = [of_raw(part) for part in _cuts(range(slab.start, slab.stop), rows)]
+        dz = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+        del chunks
         if d_hidden is not None:
-            d_hidden[part] = dz @ weight
-        if d_weight is not None:
-            _add_product(d_weight, dz, hidden[part])
+            d_hidden[slab] = dz @ weight
+        if needs[1]:
+            d_weight = _added(d_weight, dz, hidden[slab])
         if d_bias is not None:
             d_bias += dz.sum(0, dtype=wide)
     return (
@@ -204,6 +211,17 @@ def pulled_back(
         None if d_weight is None else d_weight.to(weight.dtype),
         None if d_bias is None or bias is None else d_bias.to(bias.dtype),
     )
+
+
+def _cuts(whole: range, most: int) -> list[slice]:
+    """A range in as few parts of at most `most` as will do, all of one size but the last."""
+    size = max(1, -(-len(whole) // max(1, -(-len(whole) // most))))
+    return [slice(at, min(at + size, whole.stop)) for at in range(whole.start, whole.stop, size)]
+
+
+def _tempered(z: Tensor, temperature: float) -> Tensor:
+    """Logits divided by the temperature, in place."""
+    return z if temperature == 1 else z.div_(temperature)
 
 
 def cut(grad: Tensor | None, part: slice) -> Tensor | None:
@@ -232,9 +250,10 @@ def logits_gradient(
     return dz.scatter_add_(1, targets[:, None], weight.expand(-1, 1))
 
 
-def _add_product(total: Tensor, dz: Tensor, hidden: Tensor) -> None:
-    """`total += dz^T hidden` with the sum over chunks in the wide type."""
-    if total.dtype == dz.dtype:
-        total.addmm_(dz.T, hidden)
-    else:
-        total += dz.T @ hidden
+def _added(total: Tensor | None, dz: Tensor, hidden: Tensor) -> Tensor:
+    """`total + dz^T hidden`, summed in the wide type; a first product stays as it is."""
+    if total is None:
+        return dz.T @ hidden
+    if total.dtype == dz.dtype == _wide(dz.dtype):
+        return total.addmm_(dz.T, hidden)
+    return total.to(_wide(dz.dtype)).add_(dz.T @ hidden)

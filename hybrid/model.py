@@ -122,7 +122,10 @@ class Scorer(torch.nn.Module):
     def hidden(self, row: Pack) -> Tensor:
         """Last hidden states [N, D] from which the trained tokens are predicted."""
         out = self.model.base_model(
-            input_ids=row.ids[None], attention_mask=row.mask(), position_ids=row.place[None], use_cache=False
+            input_ids=row.ids[None],
+            attention_mask=row.added_mask(self.model.dtype),
+            position_ids=row.place[None],
+            use_cache=False,
         )
         states: Tensor = out.last_hidden_state[0]
         return states[row.source]

@@ -106,6 +106,15 @@ class Pack:
         visible = (self.branch == 0) | (self.branch[:, None] == self.branch)
         return (earlier & same_tree & visible)[None, None]
 
+    def added_mask(self, dtype: torch.dtype) -> Tensor:
+        """The same as numbers that are added to scores, 0 and -inf, so that not every layer makes its own of them.
+
+        Rows lie at multiples of 16 numbers, as kernels of a GPU want them.
+        """
+        wide = -(-self.tokens // 16) * 16
+        made = torch.zeros(1, 1, self.tokens, wide, dtype=dtype, device=self.ids.device)[..., : self.tokens]
+        return made.masked_fill_(~self.mask(), -torch.inf)
+
     def spread(self, values: Tensor) -> Tensor:
         """Values [N] of the trained tokens at their places in [B, T], 0 elsewhere; keeps the gradient."""
         return values.new_zeros(len(self.samples), self.width).index_put((self.row, self.column), values)
@@ -147,23 +156,37 @@ def pack(
     return [_row(row, samples) for row in _rows(trees, samples, budget)]
 
 
+def row_budget(samples: Sequence[Sample], chosen: Sequence[int], least: int) -> int:
+    """Tokens of a row where nobody chose: `least`, or more where two answers to the longest prompt need more.
+
+    Rows shorter than that would repeat the prompt for every answer; longer ones cost memory for activations.
+
+    Example:
+        >>> one = Sample(prompt=(5,) * 90, tokens=(1,) * 60, train=(True,) * 60, logps=(0.0,) * 60, segment=(0,) * 60)
+        >>> row_budget([one, one], [0, 1], 256), row_budget([one, one], [0, 1], 512)
+        (300, 512)
+    """
+    return max(least, 2 * max(len(samples[n].prompt) + len(samples[n].tokens) for n in chosen))
+
+
 def _trees(samples: Mapping[int, Sample], budget: int, shared: bool) -> list[Tree]:
-    """Answers by prompt; a group that is too large for one row repeats its prompt in the next."""
+    """Answers by prompt; a group that is too large for one row repeats its prompt in others, as full as the first."""
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for number, sample in samples.items():
         by_prompt.setdefault(sample.prompt, []).append(number)
     trees = []
     for prompt, numbers in by_prompt.items():
+        sizes = [len(samples[number].tokens) for number in numbers]
+        room = max(1, budget - len(prompt))
+        fair = -(-sum(sizes) // -(-sum(sizes) // room))  # of as many rows as the group needs at least
         begun: list[int] = []
-        room = 0
-        for number in numbers:
-            room -= len(samples[number].tokens)
-            if begun and (room < 0 or not shared):
+        filled = 0
+        for number, size in zip(numbers, sizes, strict=True):
+            if begun and (filled + size > room or filled >= fair or not shared):
                 trees.append(Tree(prompt=prompt, branches=tuple(begun)))
-                begun = []
-            if not begun:
-                room = budget - len(prompt) - len(samples[number].tokens)
+                begun, filled = [], 0
             begun.append(number)
+            filled += size
         trees.append(Tree(prompt=prompt, branches=tuple(begun)))
     return trees
 

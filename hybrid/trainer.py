@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hybrid.allocator import keep_large_blocks_apart
 from hybrid.answers import Batch, Seen, means, totals_of
 from hybrid.batch import Tokens, Totals
 from hybrid.distill import Distill
@@ -26,7 +27,7 @@ from hybrid.influence import influences
 from hybrid.losses.compose import Composed, Loss, check_loss
 from hybrid.losses.distilled import Distilled
 from hybrid.model import Scorer
-from hybrid.packing import Pack, Sample, pack, padded
+from hybrid.packing import Pack, Sample, pack, padded, row_budget
 from hybrid.parallel import Ranks, dealt
 from hybrid.settings import DriftError, Settings
 from hybrid.sharding import cut_again, gathered, shard
@@ -40,7 +41,7 @@ OFFERED = frozenset({"old", "sampler", "reference", "entropy", "tempered", "infl
 """Columns of `Tokens` that the trainer fills."""
 ASKED_FOR = frozenset({"reference", "tempered", "influence"})
 """Those that cost a pass of their own: only for a composed loss that says it reads them."""
-TOKEN_BUDGET = {"cpu": 512}
+TOKEN_BUDGET = {"cpu": 384}
 GPU_TOKEN_BUDGET = 16_384
 ANY = Sample(prompt=(0,), tokens=(0,), train=(True,), logps=(0.0,), segment=(0,))
 DRIFT = {torch.float32: 0.005, torch.bfloat16: 0.1}
@@ -106,6 +107,8 @@ class Trainer:
         self.token_budget = settings.token_budget or TOKEN_BUDGET.get(loaded.device, GPU_TOKEN_BUDGET)
         self.drift = settings.drift if settings.drift is not None else DRIFT.get(self.model.dtype, 0.1)
         self.device = self.model.device
+        if self.device.type == "cpu":
+            keep_large_blocks_apart()
         if settings.checkpointing:
             newer = getattr(self.model, "activation_checkpointing_enable", None)  # transformers renames it
             (newer or self.model.gradient_checkpointing_enable)()
@@ -189,11 +192,12 @@ class Trainer:
     def _share(self, batch: Batch, chosen: Sequence[int]) -> _Share:
         """The rows of the batch that this rank takes; with more ranks than rows they are made shorter."""
         samples = batch.samples
-        rows, ranks = self._packed(samples, chosen, self.token_budget), self.ranks
+        most = self.settings.token_budget or row_budget(samples, chosen, self.token_budget)
+        rows, ranks = self._packed(samples, chosen, most), self.ranks
         if len(rows) < ranks.size:
             longest = max(len(samples[n].prompt) + len(samples[n].tokens) for n in chosen)
             budget = max(longest, -(-sum(row.tokens for row in rows) // ranks.size))
-            rows = self._packed(samples, chosen, min(budget, self.token_budget))
+            rows = self._packed(samples, chosen, min(budget, most))
         shares = dealt([row.tokens for row in rows], ranks.size)
         mine = [rows[n].to(self.device) for n in shares[ranks.rank]]
         idle = max(map(len, shares)) - len(mine) if self.cut else 0
@@ -213,6 +217,7 @@ class Trainer:
         try:
             for number in range(self.settings.updates):
                 seen = Seen()
+                self.weights.ready()
                 for row, old in zip(share.rows, kept, strict=True):
                     self._backward(row, batch, totals, old, seen, share.lessons)
                 for _ in range(share.idle):

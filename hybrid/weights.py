@@ -57,6 +57,16 @@ class Weights:
             master.grad += grad
         narrow.grad = None
 
+    def ready(self) -> None:
+        """Gradients of 0, before activations are made; those of a cut model are FSDP's to make.
+
+        Made in between, they would stand in the holes that freed activations leave, where the activations of the next
+        row then find no room.
+        """
+        for master in self.masters.values():
+            if not isinstance(master, DTensor):
+                master.grad = torch.zeros_like(master)
+
     def step(self, *, clip: float, lr: float) -> float:
         """One update; the norm of the gradient before clipping.
 

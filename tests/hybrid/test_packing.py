@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tinymodel import tiny_model
 
 from hybrid.head import Head, token_scores
-from hybrid.packing import Sample, check_attention, pack, padded
+from hybrid.packing import Sample, check_attention, pack, padded, row_budget
 from tfgrpo.errors import InputError
 from tfgrpo.types import Completion, Segment
 
@@ -140,6 +140,32 @@ def test_a_prompt_is_stored_once() -> None:
     assert row.mask()[0, 0].int().tolist()[8] == [0, 0, 0, 0, 0, 0, 1, 1, 1]
     assert sum(p.tokens for p in pack(samples, budget=20, shared=False)) == 12
     assert [p.samples for p in pack(samples, budget=20, chosen=[2, 0])] == [(0, 2)]
+
+
+def test_a_group_that_needs_several_rows_is_cut_evenly() -> None:
+    samples = [sample((1, 2), (3, 4, 5)) for _ in range(8)]
+    rows = pack(samples, budget=23)  # seven answers fit: not seven and one, but four and four
+    assert [len(row.samples) for row in rows] == [4, 4]
+    ragged_group = [sample((1, 2), (3,) * size) for size in (5, 1, 1, 9, 2, 6)]
+    assert sorted(row.samples for row in pack(ragged_group, budget=16)) == [(0, 1, 2), (3, 4), (5,)]
+
+
+def test_a_row_has_room_for_two_answers_to_the_longest_prompt() -> None:
+    short, long = sample((1, 2), (3, 4)), sample((1,) * 50, (2,) * 20)
+    assert row_budget([short, long], [0], least=30) == 30
+    assert row_budget([short, long], [0, 1], least=30) == 140
+    (row,) = pack([long] * 4, budget=row_budget([long] * 4, range(4), least=30))
+    assert row.tokens == 50 + 4 * 20
+
+
+def test_the_added_mask_is_the_boolean_one() -> None:
+    (row,) = pack([sample((1, 2, 3), (4, 5)), sample((1, 2, 3), (6,))], budget=20)
+    added = row.added_mask(torch.bfloat16)
+    assert added.dtype == torch.bfloat16
+    assert added.shape == row.mask().shape
+    assert torch.equal(added == 0, row.mask())
+    assert torch.isneginf(added[~row.mask()]).all()
+    assert added.stride(-2) % 16 == 0
 
 
 def test_several_turns_train_on_the_models_own_tokens() -> None:

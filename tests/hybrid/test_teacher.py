@@ -62,6 +62,9 @@ class Kept:
     def clear(self) -> None:
         self.weights.clear()
 
+    def ready(self) -> None:
+        self.weights.ready()
+
 
 def batch_of(seed: int = 0, *, taught: str = "wrong", same: bool = False, logp: float = 0.5) -> Batch:
     """Ragged groups; wrong answers, all or none have a teacher, whose prompt is longer unless it is the `same`."""

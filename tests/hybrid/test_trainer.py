@@ -51,6 +51,9 @@ class Kept:
     def clear(self) -> None:
         self.weights.clear()
 
+    def ready(self) -> None:
+        self.weights.ready()
+
 
 def plain_gradient(loaded: LoadedModel, batch: Batch, loss: Loss) -> dict[str, torch.Tensor]:
     """The whole batch as one padded tensor through the loss, nothing skipped."""

@@ -28,11 +28,14 @@ class Attend(Protocol):
 class SlotCache(Cache):
     """Key/value buffers [B, H, T, D] per layer; row b writes at its own positions `at[b]`.
 
-    `at` [B, S] is set before each forward pass; the buffers grow by doubling.
+    `at` [B, S] is set before each forward pass. The buffers have room for `rows` at once, and grow in length by
+    doubling, but not beyond `longest`.
     """
 
     def __init__(self) -> None:
         super().__init__(layers=[])
+        self.rows = 0
+        self.longest = 0
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self.at = torch.zeros(0, 0, dtype=torch.long)
@@ -42,13 +45,11 @@ class SlotCache(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes [B, H, S, D] and gives back all that the rows may look at, [B, H, width, D]."""
-        rows = torch.arange(self.at.shape[0], device=self.at.device)[:, None]
+        count = self.at.shape[0]
+        rows = torch.arange(count, device=self.at.device)[:, None]
         for store, new in ((self.keys, key_states), (self.values, value_states)):
-            if len(store) <= layer_idx:
-                store.append(new.new_zeros(new.shape[0], new.shape[1], self.width, new.shape[3]))
-            store[layer_idx] = _fitting(store[layer_idx], rows.shape[0], self.width)
+            self._fit(store, layer_idx, new[0], count, self.width)
             store[layer_idx][rows, :, self.at] = new.transpose(1, 2)
-        count = rows.shape[0]
         return self.keys[layer_idx][:count, :, : self.width], self.values[layer_idx][:count, :, : self.width]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -58,9 +59,7 @@ class SlotCache(Cache):
         """Puts the state [layers, 2, H, n, D] of n tokens at the start of a row."""
         for layer, (keys, values) in enumerate(state.unbind(0)):
             for store, new in ((self.keys, keys), (self.values, values)):
-                if len(store) <= layer:
-                    store.append(new.new_zeros(row + 1, new.shape[0], new.shape[1], new.shape[2]))
-                store[layer] = _fitting(store[layer], row + 1, new.shape[1])
+                self._fit(store, layer, new, row + 1, new.shape[1])
                 store[layer][row, :, : new.shape[1]] = new
 
     def state(self, row: int, tokens: int) -> torch.Tensor:
@@ -72,16 +71,18 @@ class SlotCache(Cache):
         for buffer in (*self.keys, *self.values):
             buffer[target, :, :tokens] = buffer[source, :, :tokens]
 
-
-def _fitting(buffer: torch.Tensor, rows: int, width: int) -> torch.Tensor:
-    """The buffer, grown where it is too small for rows x width."""
-    have_rows, heads, have_width, size = buffer.shape
-    if rows <= have_rows and width <= have_width:
-        return buffer
-    rows, width = max(rows, have_rows), have_width if width <= have_width else max(width, 2 * have_width)
-    bigger = buffer.new_zeros(rows, heads, width, size)
-    bigger[:have_rows, :, :have_width] = buffer
-    return bigger
+    def _fit(self, store: list[torch.Tensor], layer: int, like: torch.Tensor, rows: int, width: int) -> None:
+        """Makes the buffer of a layer at least rows x width; `like` [H, n, D] tells the rest."""
+        if len(store) <= layer:
+            store.append(like.new_zeros(0, like.shape[0], 0, like.shape[2]))
+        old = store[layer]
+        have_rows, heads, have_width, size = old.shape
+        if rows <= have_rows and width <= have_width:
+            return
+        if width > have_width:
+            width = max(width, min(2 * max(width, have_width), self.longest))
+        store[layer] = old.new_zeros(max(rows, have_rows, self.rows), heads, max(width, have_width), size)
+        store[layer][:have_rows, :, :have_width] = old
 
 
 def slot_attention(
@@ -96,6 +97,8 @@ def slot_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention [B, heads, S, D] over [B, H, T, D] with a boolean mask [B, 1, S, T]; result [B, S, heads, D].
+
+    Where S > 1 the mask may also be one that is added.
 
     One new token per row (S = 1) lets the query heads of one key head stand in the place of S: two plain products.
     Whoever keeps keys and values in another way passes `attend=...` through the model's forward call.

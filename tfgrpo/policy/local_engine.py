@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 
 from tfgrpo.policy.local_attention import SlotCache, forward
+from tfgrpo.policy.packed_linear import PackedLinears
 
 _Kept = TypeVar("_Kept")
 BLOCK = 16  # tokens; shared prefixes are kept in multiples of it
@@ -159,12 +160,19 @@ class Engine:
         self.max_rows = max_rows
         self.running: list[Row] = []
         self._cache = SlotCache()
+        self._packed = PackedLinears(model)
         self._reader = PromptReader(model, prefill_tokens=prefill_tokens, remembered=2 * max_rows)
 
     def forget(self) -> None:
         """Drops every state that is kept for later: it is worth nothing once the model's weights have changed."""
         assert not self.running, "answers that are being written hold states of the old weights"
         self._reader.forget()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is written: gives back the memory that only decoding needs."""
+        self._cache = SlotCache()
+        self._packed.drop()
 
     @property
     def room(self) -> int:
@@ -173,6 +181,9 @@ class Engine:
     @torch.inference_mode()
     def add(self, rows: Sequence[Row]) -> None:
         """Reads the prompts and writes the first token of each row. At most `room` rows."""
+        self._cache.rows = max(self._cache.rows, len(self.running) + len(rows))
+        ends = [len(row.prompt) + row.max_tokens for row in rows]
+        self._cache.longest = max(self._cache.longest, *ends) if ends else self._cache.longest
         for row, state in begin(self._reader, rows, self.stop_ids):
             self._cache.load(len(self.running), state)
             self.running.append(row)
@@ -182,12 +193,16 @@ class Engine:
         """One more token for every running row; finished ones leave `running`."""
         last = [[row.tokens[-1]] for row in self.running]
         at = [[len(row.prompt) + len(row.tokens) - 1] for row in self.running]
-        logits = forward(self.model, self._cache, last, at, keep=[0])
+        left = max(row.max_tokens - len(row.tokens) for row in self.running)
+        with self._packed.used(rows=len(self.running), steps=left):
+            logits = forward(self.model, self._cache, last, at, keep=[0])
         for row, token, logp in zip(self.running, *draw(logits[:, 0], self.running), strict=True):
             tell(row, token, logp, self.stop_ids)
         for slot in reversed(range(len(self.running))):
             if self.running[slot].done:
                 self._leave(slot)
+        if not self.running:
+            self._rest()
 
     def _leave(self, slot: int) -> None:
         last = self.running.pop()
@@ -226,19 +241,28 @@ def draw(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[flo
     what a row draws does not depend on its neighbours.
     """
     logits = logits.float()
-    heat = torch.tensor([[max(row.temperature, 1e-6)] for row in rows], device=logits.device)
-    tokens = _inverse_cdf(torch.softmax(logits / heat, -1), rows)
+    heat = [max(row.temperature, 1e-6) for row in rows]
+    probabilities = _softmax(logits, heat)
+    tokens = _inverse_cdf(probabilities, rows)
     greedy = [i for i, row in enumerate(rows) if row.temperature <= 0]
     if greedy:
         tokens[greedy] = logits[greedy].argmax(-1)
     logps = [0.0] * len(rows)
     asked = [i for i, row in enumerate(rows) if row.logprobs]
     if asked:
-        told = torch.tensor([[rows[i].heat] for i in asked], device=logits.device)
-        chosen = torch.log_softmax(logits[asked] / told, -1).gather(1, tokens[asked, None])[:, 0]
-        for i, logp in zip(asked, chosen.tolist(), strict=True):
-            logps[i] = logp
+        if any(rows[i].heat != heat[i] for i in asked):
+            probabilities = _softmax(logits, [row.heat for row in rows])
+        chosen = probabilities.gather(1, tokens[:, None])[:, 0]
+        told = chosen.clamp_min_(torch.finfo(torch.float32).tiny).log_().tolist()
+        for i in asked:
+            logps[i] = told[i]
     return tokens.tolist(), logps
+
+
+def _softmax(logits: torch.Tensor, heat: Sequence[float]) -> torch.Tensor:
+    if any(h != 1 for h in heat):
+        logits = logits / torch.tensor(heat, device=logits.device)[:, None]
+    return torch.softmax(logits, -1)
 
 
 def _inverse_cdf(probabilities: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
