@@ -20,6 +20,8 @@ from tfgrpo.errors import InputError
 
 CHUNK_BYTES = 32 * 2**20
 """Of one chunk of float32 logits [R, V]; a few such chunks exist at once."""
+PRODUCT_WORDS = 8192
+"""Rows of the weight's gradient that exist in a narrow type before they are added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +177,9 @@ def pulled_back(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of hidden states, weight and bias from those of tempered logits, chunk by chunk, sums in the wide type.
 
+    Where the weight has a tensor `main_grad` (as Megatron calls it), its gradient is added to that instead: nothing of
+    the size of the weight is made then.
+
     Args:
         hidden: [N, D] that the logits are made of, once more.
         head: what makes them.
@@ -185,7 +190,10 @@ def pulled_back(
     """
     weight, bias, wide = head.weight, head.bias, _wide(hidden.dtype)
     d_hidden = torch.empty_like(hidden) if needs[0] else None
-    d_weight = torch.zeros_like(weight) if needs[1] and not len(hidden) else None
+    d_weight: Tensor | None = getattr(weight, "main_grad", None)
+    apart = d_weight is None
+    if needs[1] and apart and not len(hidden):
+        d_weight = torch.zeros_like(weight)
     d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and needs[2] else None
 
     def of_raw(part: slice) -> Tensor:
@@ -197,9 +205,7 @@ def pulled_back(
 
     slab_rows = rows * (wide.itemsize // hidden.dtype.itemsize)  # of the narrow type: as many bytes as a chunk
     for slab in _cuts(range(len(hidden)), slab_rows):
-        chunks = [of_raw(part) for part in _cuts(range(slab.start, slab.stop), rows)]
-        dz = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
-        del chunks
+        dz = _joined(of_raw, slab, rows)
         if d_hidden is not None:
             d_hidden[slab] = dz @ weight
         if needs[1]:
@@ -208,7 +214,7 @@ def pulled_back(
             d_bias += dz.sum(0, dtype=wide)
     return (
         d_hidden,
-        None if d_weight is None else d_weight.to(weight.dtype),
+        d_weight.to(weight.dtype) if d_weight is not None and apart else None,
         None if d_bias is None or bias is None else d_bias.to(bias.dtype),
     )
 
@@ -217,6 +223,20 @@ def _cuts(whole: range, most: int) -> list[slice]:
     """A range in as few parts of at most `most` as will do, all of one size but the last."""
     size = max(1, -(-len(whole) // max(1, -(-len(whole) // most))))
     return [slice(at, min(at + size, whole.stop)) for at in range(whole.start, whole.stop, size)]
+
+
+def _joined(made: Callable[[slice], Tensor], slab: slice, rows: int) -> Tensor:
+    """A slab [.., V] made in chunks, one of them at a time."""
+    first, *others = _cuts(range(slab.start, slab.stop), rows)
+    chunk = made(first)
+    if not others:
+        return chunk
+    whole = chunk.new_empty(slab.stop - slab.start, chunk.shape[1])
+    whole[: len(chunk)] = chunk
+    del chunk
+    for part in others:
+        whole[part.start - slab.start : part.stop - slab.start] = made(part)
+    return whole
 
 
 def _tempered(z: Tensor, temperature: float) -> Tensor:
@@ -256,4 +276,7 @@ def _added(total: Tensor | None, dz: Tensor, hidden: Tensor) -> Tensor:
         return dz.T @ hidden
     if total.dtype == dz.dtype == _wide(dz.dtype):
         return total.addmm_(dz.T, hidden)
-    return total.to(_wide(dz.dtype)).add_(dz.T @ hidden)
+    total = total.to(_wide(dz.dtype))
+    for words in _cuts(range(len(total)), PRODUCT_WORDS):
+        total[words] += dz[:, words].T @ hidden
+    return total

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from hybrid.allocator import keep_large_blocks_apart
 from hybrid.writing import Ask, Writer
 from tfgrpo.errors import InputError, TransportError
 from tfgrpo.policy.base import Policy, Price, Sampling
@@ -43,6 +44,7 @@ class Worker:
     """One thread that owns the model: it samples and updates in turn, and the event loop stays free."""
 
     def __init__(self) -> None:
+        keep_large_blocks_apart()  # before the thread asks for memory
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tfgrpo-train")
 
     def __call__(self, work: Callable[[], T]) -> Awaitable[T]:

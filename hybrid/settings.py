@@ -66,7 +66,9 @@ class Settings:
     decay: float = 0.0  # weight decay
     clip: float = 1.0  # of the gradient's norm
     updates: int = 1  # optimiser steps on each batch of rollouts; more than 1 and the ratios of a loss matter
-    token_budget: int | None = None  # tokens of one packed row; None: 384 on a CPU, 16384 on a GPU, or more for long answers
+    token_budget: int | None = (
+        None  # tokens of one packed row; None: 384 on a CPU, 16384 on a GPU, more for long answers
+    )
     shared_prompts: bool = True  # the prompt of a group stored once per row
     checkpointing: bool = False  # activations are computed again in the backward pass: less memory, a third more time
     temperature: float | None = None  # of training rollouts; None: the task's

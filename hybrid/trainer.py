@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hybrid.allocator import keep_large_blocks_apart
 from hybrid.answers import Batch, Seen, means, totals_of
 from hybrid.batch import Tokens, Totals
 from hybrid.distill import Distill
@@ -107,8 +106,6 @@ class Trainer:
         self.token_budget = settings.token_budget or TOKEN_BUDGET.get(loaded.device, GPU_TOKEN_BUDGET)
         self.drift = settings.drift if settings.drift is not None else DRIFT.get(self.model.dtype, 0.1)
         self.device = self.model.device
-        if self.device.type == "cpu":
-            keep_large_blocks_apart()
         if settings.checkpointing:
             newer = getattr(self.model, "activation_checkpointing_enable", None)  # transformers renames it
             (newer or self.model.gradient_checkpointing_enable)()

@@ -37,6 +37,8 @@ class Weights:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise InputError(f"{type(model).__name__} has no parameter that can be trained")
+        output = getattr(model.get_output_embeddings(), "weight", None)
+        self._output = next((name for name, p in self.parameters.items() if p is output), None)
         self.masters = {name: p if p.dtype == torch.float32 else _master(p) for name, p in self.parameters.items()}
         self._hooks = [
             p.register_post_accumulate_grad_hook(lambda narrow, name=name: self._take(name, narrow))
@@ -61,11 +63,13 @@ class Weights:
         """Gradients of 0, before activations are made; those of a cut model are FSDP's to make.
 
         Made in between, they would stand in the holes that freed activations leave, where the activations of the next
-        row then find no room.
+        row then find no room. That of the output embedding is the largest: `hybrid.head` adds to it in place.
         """
         for master in self.masters.values():
             if not isinstance(master, DTensor):
                 master.grad = torch.zeros_like(master)
+        if self._output is not None:
+            self.parameters[self._output].main_grad = self.masters[self._output].grad
 
     def step(self, *, clip: float, lr: float) -> float:
         """One update; the norm of the gradient before clipping.
@@ -102,6 +106,8 @@ class Weights:
 
     def clear(self) -> None:
         """Drops the gradients."""
+        if self._output is not None:
+            vars(self.parameters[self._output]).pop("main_grad", None)
         self.optimizer.zero_grad(set_to_none=True)
 
     def close(self) -> None:

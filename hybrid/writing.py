@@ -130,7 +130,7 @@ class Writer:
             gone: for each request whether nobody waits for it any more; only where one process writes alone.
 
         Raises:
-            TransportError: the model failed on some rank.
+            TransportError: the model failed on some rank; rank 0 says so, the others have no answers then.
         """
         mine = shares([ask.prompt for ask in wave], self.ranks.size)[self.ranks.rank]
         made: dict[int, Written] | str
@@ -143,10 +143,13 @@ class Writer:
             advice = f"; lower the setting max_rows ({self._engine.max_rows})" if out_of_memory(error) else ""
             made = f"{error}{advice}"
         parts = self.ranks.gather(made)
-        for rank, part in enumerate(parts):
-            if isinstance(part, str):
-                where = f" on rank {rank}" if len(parts) > 1 else ""
-                raise TransportError(f"{self.loaded.name} failed{where}: {part}")
+        failed = [(rank, part) for rank, part in enumerate(parts) if isinstance(part, str)]
+        if failed and not self.ranks.leading:
+            return []  # nobody asked this rank, and the next job comes from rank 0
+        if failed:
+            rank, why = failed[0]
+            where = f" on rank {rank}" if len(parts) > 1 else ""
+            raise TransportError(f"{self.loaded.name} failed{where}: {why}")
         found = {n: written for part in parts if not isinstance(part, str) for n, written in part.items()}
         return [found[n] for n in range(len(wave))]
 

@@ -39,6 +39,7 @@ HOMES = {
         "experience_store.embed",
         "tfgrpo.policy.local_attention",
         "tfgrpo.policy.local_engine",
+        "tfgrpo.policy.packed_linear",
         "tfgrpo.policy.local_loading",
         "tfgrpo.policy.packaged_models",
     },
@@ -59,7 +60,9 @@ HOMES = {
     "tensorboard": set(),
     "wandb": {"hybrid.trackers"},
 }
-LOADED_LAZILY = {"tfgrpo.policy.local_attention", "tfgrpo.policy.local_engine", "tfgrpo.policy.local_loading"}
+LOADED_LAZILY = {
+    f"tfgrpo.policy.{name}" for name in ("local_attention", "local_engine", "local_loading", "packed_linear")
+}
 TRAINING = {"torch", "transformers", "safetensors"}  # what hybrid is made of, but for the modules that only set it up
 LIGHT = "api command distill html_report html_rollouts progress quantities recipes report routing settings train_story"
 LIGHT_SAFETY = ("calibrate", "data", "report", "scorer", "scores", "settings", "split")

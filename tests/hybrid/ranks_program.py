@@ -55,6 +55,45 @@ def train(folder: str, out: str, parallel: str, steps: str, more: str = "{}") ->
     return report.as_json()
 
 
+def lose_a_wave(folder: str) -> dict[str, Any]:
+    """The model fails once, on the last rank; what rank 0 is told, and the answers to the same wave afterwards."""
+    from contextlib import nullcontext
+
+    from tinybatch import loaded_at
+
+    from hybrid.parallel import Ranks
+    from hybrid.writing import DECODERS, Ask, Writer
+    from tfgrpo.errors import TransportError
+    from tfgrpo.policy.base import Sampling
+    from tfgrpo.policy.local_engine import Engine
+
+    ranks = Ranks.join(hang_s=60)
+    failures = [RuntimeError("a fault of one moment")] if ranks.rank == ranks.size - 1 else []
+
+    class Failing(Engine):
+        def step(self) -> None:
+            if failures:
+                raise failures.pop()
+            super().step()
+
+    DECODERS["failing"] = Failing
+    Writer(loaded_at(Path(folder)), ranks, nullcontext, decoder="failing")
+    if not ranks.leading:
+        ranks.follow()
+        ranks.close()
+        return {}
+    wave = [Ask(prompt=(5 + n, 6, 7), sampling=Sampling(max_tokens=4, seed=n)) for n in range(4)]
+    try:
+        ranks.lead("write answers", wave=wave)
+        said = ""
+    except TransportError as error:
+        said = str(error)
+    answers = ranks.lead("write answers", wave=wave)
+    ranks.stop()
+    ranks.close()
+    return {"said": said, "lengths": [len(tokens) for tokens, _ in answers]}
+
+
 def hang(phase: str) -> dict[str, Any]:
     """Rank 1 never comes back from a job."""
     from hybrid.parallel import Ranks

@@ -122,6 +122,14 @@ def test_taught_answers_of_two_processes_weigh_like_those_of_one(folder: Path, t
 
 
 @slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_model_that_fails_on_one_rank_loses_the_wave_and_no_process(folder: Path, count: int) -> None:
+    told = found(launch(count, "lose_a_wave", folder))
+    assert "a fault of one moment" in told["said"] and ("on rank 1" in told["said"]) == (count == 2)
+    assert len(told["lengths"]) == 4 and min(told["lengths"]) >= 1
+
+
+@slow
 def test_a_hung_rank_ends_the_job_with_the_name_of_its_phase() -> None:
     done = launch(2, "hang", "update")
     assert done.returncode != 0

@@ -52,7 +52,7 @@ class PackedLinears:
             self._copies = [_pack(layer.weight) for layer in self._layers]
         try:
             for layer, copy in zip(self._layers, self._copies, strict=False):
-                layer.forward = _Forward(copy, layer.bias)  # type: ignore[method-assign]
+                layer.forward = _Forward(copy, layer.bias)  # type: ignore[method-assign, assignment]
             yield
         finally:
             for layer in self._layers:
@@ -76,7 +76,7 @@ def _packable(weight: Any) -> bool:
     """Whether this build of torch has the kernels for this weight; those of others than x86 CPUs were never tried."""
     if type(weight) is not nn.Parameter or weight.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
         return False
-    if not torch.backends.mkldnn.is_available() or not hasattr(_kernels(), "_linear_pointwise"):
+    if not torch._C._has_mkldnn or not hasattr(_kernels(), "_linear_pointwise"):
         return False
     narrow = weight.dtype == torch.bfloat16 and _kernels()._is_mkldnn_bf16_supported()
     return bool(narrow) or weight.dtype == torch.float32
