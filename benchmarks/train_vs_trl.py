@@ -13,7 +13,7 @@ the gradients must agree. How time and memory are counted stands in train_meter.
 above imports, weights, gradients and moments. A ratio is the median over pairs of steps, with the least and the most.
 
 Sides:  ours               as users get it
-        ours:checkpointing activations computed again
+        ours:full, :none   all activations of a layer computed again, or none; see hybrid/recompute.py
         trl                as TRL's users get it: gradient checkpointing on; bfloat16 is autocast over float32 weights
         trl:plain          without gradient checkpointing
         trl:narrow         weights and moments in bfloat16 too (a learning rate of 1e-5 is then rounded away)
@@ -36,7 +36,8 @@ HERE = Path(__file__).parent
 MIB = 2**20
 SETTINGS: dict[str, dict[str, Any]] = {
     "ours": {},
-    "ours:checkpointing": {"checkpointing": True},
+    "ours:full": {"checkpointing": "full"},
+    "ours:none": {"checkpointing": "none"},
     "trl": {},
     "trl:plain": {"gradient_checkpointing": False},
     "trl:narrow": {"narrow": True},

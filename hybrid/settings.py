@@ -26,8 +26,10 @@ PLACE = frozenset(
     }
 )
 """Settings that change where and how often something is done, not what comes out."""
-WORDS = frozenset({"betas", "dtype", "device", "decoder", "parallel", "rollouts", "share"})
-SWITCHES = frozenset({"shared_prompts", "checkpointing"})
+WORDS = frozenset({"betas", "dtype", "device", "decoder", "parallel", "rollouts", "share", "checkpointing"})
+SWITCHES = frozenset({"shared_prompts"})
+CHECKPOINTING = ("selective", "full", "none")
+"""See `hybrid.recompute`."""
 WHOLE = frozenset({"updates", "token_budget", "threads", "max_rows", "lora", "warmup"})
 FROM_ZERO = frozenset({"warmup", "decay", "checkpoint_s", "keep_free"})
 
@@ -66,11 +68,9 @@ class Settings:
     decay: float = 0.0  # weight decay
     clip: float = 1.0  # of the gradient's norm
     updates: int = 1  # optimiser steps on each batch of rollouts; more than 1 and the ratios of a loss matter
-    token_budget: int | None = (
-        None  # tokens of one packed row; None: 384 on a CPU, 16384 on a GPU, more for long answers
-    )
+    token_budget: int | None = None  # tokens of one packed row; None: 384 on a CPU, 16384 on a GPU; long answers: more
     shared_prompts: bool = True  # the prompt of a group stored once per row
-    checkpointing: bool = False  # activations are computed again in the backward pass: less memory, a third more time
+    checkpointing: str = "selective"  # activations computed again: "selective", "full" (less memory, slower), "none"
     temperature: float | None = None  # of training rollouts; None: the task's
     drift: float | None = None  # mean |log-prob of sampler - of trainer| that stops; None: 0.005, 0.1 in bfloat16
     dtype: str | None = None  # "bfloat16" or "float32" of the computation; None: the faster one, by a probe
@@ -95,6 +95,10 @@ class Settings:
             raise InputError(f"the setting betas must be two numbers from 0 to below 1, got {self.betas!r}")
         if self.dtype not in (None, "bfloat16", "float32"):
             raise InputError(f"the setting dtype must be 'bfloat16' or 'float32', got {self.dtype!r}")
+        if self.checkpointing not in CHECKPOINTING:
+            raise InputError(
+                f"the setting checkpointing must be one of {', '.join(CHECKPOINTING)}, got {self.checkpointing!r}"
+            )
         if self.parallel not in ("ddp", "fsdp"):
             raise InputError(f"the setting parallel must be 'ddp' or 'fsdp', got {self.parallel!r}")
         if self.lora is None and self.lora_alpha is not None:

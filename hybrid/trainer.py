@@ -28,6 +28,7 @@ from hybrid.losses.distilled import Distilled
 from hybrid.model import Scorer
 from hybrid.packing import Pack, Sample, pack, padded, row_budget
 from hybrid.parallel import Ranks, dealt
+from hybrid.recompute import Recompute
 from hybrid.settings import DriftError, Settings
 from hybrid.sharding import cut_again, gathered, shard
 from hybrid.teacher import Lessons, Teacher
@@ -106,9 +107,7 @@ class Trainer:
         self.token_budget = settings.token_budget or TOKEN_BUDGET.get(loaded.device, GPU_TOKEN_BUDGET)
         self.drift = settings.drift if settings.drift is not None else DRIFT.get(self.model.dtype, 0.1)
         self.device = self.model.device
-        if settings.checkpointing:
-            newer = getattr(self.model, "activation_checkpointing_enable", None)  # transformers renames it
-            (newer or self.model.gradient_checkpointing_enable)()
+        self.recompute = Recompute(self.model, settings.checkpointing)
         self.reference = _frozen(loaded, temperature) if "reference" in self.needs else None
         self.scores = Scorer(loaded.model, temperature)
         if self.cut:
@@ -180,7 +179,8 @@ class Trainer:
             return {**counts, "updates": 0.0, "update_s": time.perf_counter() - begun}
         with self._room():
             share = self._share(batch, chosen)
-            metrics = self._steps(share, batch, totals)
+            with self.recompute.on():
+                metrics = self._steps(share, batch, totals)
         counts |= {"rows": float(share.count), "packed_tokens": float(share.packed)}
         metrics = means(metrics, batch, chosen, totals)
         self.entropy = metrics.get("surprise", self.entropy)
@@ -210,7 +210,6 @@ class Trainer:
     def _steps(self, share: _Share, batch: Batch, totals: Totals) -> dict[str, float]:
         kept = [_Kept(influence=found) for found in self._influence(share, batch)]
         first: dict[str, float] = {}
-        self.model.train(self.settings.checkpointing)
         try:
             for number in range(self.settings.updates):
                 seen = Seen()
@@ -232,7 +231,6 @@ class Trainer:
             raise
         finally:
             cut_again(self.scores)
-            self.model.eval()
         return {**seen.metrics, **first, "grad_norm": norm, "lr": rate}
 
     def _backward(
@@ -325,7 +323,7 @@ class Trainer:
                 raise
             raise RunStateError(
                 f"too little memory for an update with rows of {self.token_budget} tokens ({error}). Nothing was "
-                f"changed, the last checkpoint is whole. Lower the setting token_budget, set checkpointing=true, train "
+                f"changed, the last checkpoint is whole. Lower the setting token_budget, set checkpointing=full, train "
                 f"adapters (lora=16), or cut the weights over several processes (parallel=fsdp)"
             ) from error
 

@@ -34,17 +34,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(folder: Path, out: Path, *more: object) -> list[object]:
-    """The story of `storyworld.improve`."""
+    """The story of `storyworld.improve`, which is the same wherever it is told from the folder above `out`."""
     settings = ("dtype=float32", "device=cpu", "threads=1", "keep_free=0", "checkpoint_s=0")
     return [
         *("improve", "storyworld:numbers_task", "--model", f"local/{folder}", "--train-model", folder),
-        *("--budget-calls", 240, "--group", 4, "--prompts", 4, "--pilot-steps", 2, "--lr", 0.005, "--out", out),
+        *("--budget-calls", 240, "--group", 4, "--prompts", 4, "--pilot-steps", 2, "--lr", 0.005, "--out", out.name),
         *(word for setting in settings for word in ("--set", setting)),
         *more,
     ]
 
 
-def test_the_plan_is_told_before_anything_is_asked(folder: Path, tmp_path: Path) -> None:
+def test_the_plan_is_told_before_anything_is_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     said = call(*command(folder, tmp_path / "out", "--dry-run"))
     assert said.code == 0 and not (tmp_path / "out").exists()
     for words in (
@@ -60,7 +63,8 @@ def test_the_plan_is_told_before_anything_is_asked(folder: Path, tmp_path: Path)
     assert barred["problems"] == {"learn": 18, "gate": 6, "decision": 12, "held_out": 20}
 
 
-def test_a_story_in_words_and_in_json(folder: Path, tmp_path: Path) -> None:
+def test_a_story_in_words_and_in_json(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     said = call(*command(folder, tmp_path / "out"))
     assert said.code == 0, said.err
     for words in (
@@ -90,7 +94,10 @@ def test_a_story_in_words_and_in_json(folder: Path, tmp_path: Path) -> None:
         (("--traffic-calls", "-1"), "at least 0"),
     ],
 )
-def test_wrong_requests_are_one_line(folder: Path, tmp_path: Path, more: tuple[str, ...], words: str) -> None:
+def test_wrong_requests_are_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     said = call(*command(folder, tmp_path / "out", *more))
     assert said.code == 2 and words in said.err and len(said.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
