@@ -1,4 +1,7 @@
-"""Our side of train_vs_trl.py and train_cost.py: a process that makes one step of training when it is told to."""
+"""Our side of train_vs_trl.py and train_cost.py: a process that makes one step of training when it is told to.
+
+Of several (torchrun) rank 0 is told, and what it measures is its own share.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from hybrid.answers import Batch
 from hybrid.losses import resolve_loss
 from hybrid.model import load_trainable
 from hybrid.packing import Sample
+from hybrid.parallel import Ranks
 from hybrid.rollouts import LiveRollouts, Worker
 from hybrid.settings import Settings
 from hybrid.trainer import Trainer
@@ -42,11 +46,15 @@ class Side:
             **json.loads(options.settings),
         )
         self.worker = Worker()
+        self.ranks = Ranks.join(hang_s=600)
         self.loaded = load_trainable(Path(options.model), settings)
         self.loaded.stop_ids.clear()
-        self.trainer = Trainer(self.loaded, resolve_loss("dapo", correction=None), settings, temperature=1.0)
+        self.trainer = Trainer(
+            self.loaded, resolve_loss("dapo", correction=None), settings, temperature=1.0, ranks=self.ranks
+        )
         self.trainer.weights.optimizer.register_step_post_hook(self._count)
-        self.rollouts = LiveRollouts(Writer(self.loaded, self.trainer.ranks, self.trainer.whole), self.worker)
+        self.ranks.jobs["update"] = self.trainer.update
+        self.rollouts = LiveRollouts(Writer(self.loaded, self.ranks, self.trainer.whole), self.worker)
         self.advantage = resolve_advantage("grpo")
         self.gradient: list[float] = []
         self.steps = 0
@@ -102,7 +110,7 @@ class Side:
         )
 
     async def _update(self, batch: Batch) -> dict[str, float]:
-        metrics = await self.worker(lambda: self.trainer.update(batch, max_tokens=self.options.tokens))
+        metrics = await self.worker(lambda: self.ranks.lead("update", batch=batch, max_tokens=self.options.tokens))
         self.steps += 1
         await self.rollouts.renew(self.steps)
         self.meter.switch(None)
@@ -116,6 +124,10 @@ def _scored(answer: Completion) -> Rollout:
 async def serve(options: argparse.Namespace) -> None:
     line, meter = Line(), Meter(options.device)
     side = Side(options, meter)
+    if not side.ranks.leading:
+        await side.worker(side.ranks.follow)
+        side.ranks.close()
+        return
     prompt = side.loaded.prompt_ids(question(0, options.words))
     config = side.loaded.model.config
     heads = config.num_attention_heads
@@ -141,7 +153,9 @@ async def serve(options: argparse.Namespace) -> None:
             asked += options.prompts
         line.say(metrics=metrics, gradient=side.gradient, **meter.taken())
     await side.rollouts.aclose()
+    await side.worker(side.ranks.stop)
     await side.worker.aclose()
+    side.ranks.close()
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -32,8 +31,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from train_sides import Side, row
+
 HERE = Path(__file__).parent
-MIB = 2**20
 SETTINGS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours:full": {"checkpointing": "full"},
@@ -44,50 +44,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-class Side:
-    """One process that steps when it is told to."""
-
-    def __init__(self, name: str, model: str, dtype: str, options: argparse.Namespace) -> None:
-        self.name = name
-        kind, _, checkout = name.partition("@")
-        ours = kind.startswith("ours")
-        python = sys.executable if ours else options.trl_python
-        script = HERE / ("train_ours.py" if ours else "train_trl.py")
-        given = {name: getattr(options, name) for name in ("device", "threads", "prompts", "group", "tokens", "words")}
-        told = {"model": model, "dtype": dtype, "settings": json.dumps(SETTINGS[kind]), **given}
-        command = [python, str(script), *(f"--{name}={value}" for name, value in told.items())]
-        place = checkout or str(HERE.parent) if ours else options.trl_path
-        env = {**os.environ, "PYTHONPATH": place, "OMP_NUM_THREADS": str(options.threads)}
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env
-        )
-        self.hello = self._heard()
-        self.steps: list[dict[str, Any]] = []
-
-    @property
-    def ours(self) -> bool:
-        return self.name.startswith("ours")
-
-    def ask(self, **job: Any) -> dict[str, Any]:
-        """One step."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return self._heard()
-
-    def close(self) -> None:
-        self.process.communicate()
-        self.log.close()
-
-    def _heard(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.log.seek(0)
-            raise SystemExit(f"{self.name} ended early:\n{self.log.read()[-3000:]}")
-        heard: dict[str, Any] = json.loads(line)
-        return heard
+def begun(name: str, model: str, dtype: str, options: argparse.Namespace) -> Side:
+    """A side by the name that the command line gives it."""
+    kind, _, checkout = name.partition("@")
+    given = {name: getattr(options, name) for name in ("device", "threads", "prompts", "group", "tokens", "words")}
+    told = {"model": model, "dtype": dtype, "settings": json.dumps(SETTINGS[kind]), **given}
+    if kind.startswith("ours"):
+        return Side(name, told, path=checkout)
+    return Side(name, told, python=options.trl_python, path=options.trl_path or str(HERE))
 
 
 # -- one run ----------------------------------------------------------------------------------------------------------
@@ -98,7 +62,7 @@ def compare(model: str, dtype: str, options: argparse.Namespace) -> dict[str, An
     sides: list[Side] = []
     try:
         for name in options.sides:
-            sides.append(Side(name, model, dtype, options))
+            sides.append(begun(name, model, dtype, options))
         lengths = {side.name: side.hello["prompt_tokens"] for side in sides}
         if len(set(lengths.values())) != 1:
             raise SystemExit(f"the sides read prompts of different lengths: {lengths}")
@@ -141,20 +105,6 @@ def agreement(trl: dict[str, Any], ours: dict[str, Any]) -> dict[str, float]:
 
 def _dot(a: dict[str, Any], b: dict[str, Any]) -> float:
     return sum(x * y for x, y in zip(a["gradient"], b["gradient"], strict=True))
-
-
-def row(step: dict[str, Any]) -> dict[str, float]:
-    """One step as flat numbers: seconds, and MiB above the floor."""
-    floor = step["imports"] + step["state"]
-    found = {"peak": max(phase["peak"] for phase in step["phases"].values()) / MIB, "floor": floor / MIB}
-    found["above"] = found["peak"] - found["floor"]
-    for name, phase in step["phases"].items():
-        found |= {f"{name}_cpu_s": phase["cpu_s"], f"{name}_wall_s": phase["wall_s"]}
-        found[f"{name}_above"] = (phase["peak"] - floor) / MIB
-    for kind in ("cpu_s", "wall_s"):
-        found[kind] = found[f"rollout_{kind}"] + found[f"update_{kind}"]
-    found["packed_tokens"] = step["metrics"].get("packed_tokens", math.nan)
-    return found
 
 
 # -- what it says -----------------------------------------------------------------------------------------------------
@@ -220,7 +170,6 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=32, help="of a user message")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=1, help="of our side, by torchrun: not built yet")
     parser.add_argument("--model", default="", help="a folder; default: the packaged SmolLM2-135M")
     parser.add_argument("--shape", default="", help="a random-initialised model instead, see train_models.py")
     parser.add_argument("--trl-python", default=str(HERE.parent / ".venv-oracles/bin/python"))
@@ -229,8 +178,6 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="of the GPU, dense bfloat16")
     parser.add_argument("--json", type=Path, help="where all numbers go")
     options = parser.parse_args()
-    if options.processes != 1:
-        parser.error("--processes: a step of several processes is not measured yet; run with 1")
     if unknown := {name.partition("@")[0] for name in options.sides} - SETTINGS.keys():
         parser.error(f"unknown sides {sorted(unknown)}; known: {', '.join(SETTINGS)}")
     with tempfile.TemporaryDirectory() as folder:
