@@ -20,9 +20,8 @@ from typing import Any
 
 from aiohttp import ClientResponse, web
 
-from experience_store import StoreError
 from tfgrpo.serving.access import Access, Admitted
-from tfgrpo.serving.apply import Api, Augmented, Served, augment
+from tfgrpo.serving.apply import Api, Served, api_of_path, atry_augment
 from tfgrpo.serving.exchange import Exchange, Observer, Route, Tail, model_of, tokens_of
 from tfgrpo.serving.library_source import LibrarySource
 from tfgrpo.serving.limits import MIB, Limits, Slots, Upload, unzipped, whole_body
@@ -32,7 +31,6 @@ from tfgrpo.serving.upstream import Upstream, answer_headers, failures_told
 WHOLE_BYTES = MIB  # of an answer that is read before it is handed on, so that a broken one can be told as an error
 MAX_LABELS = 32
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
-APIS: Mapping[str, Api] = {"/chat/completions": "chat", "/responses": "responses"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,8 +114,10 @@ class Proxy:
         if not isinstance(body, dict):
             return None
         exchange.model, exchange.stream = str(body.get("model") or ""), body.get("stream") is True
-        done = await _applied(body, api, served, exchange)
+        done = await atry_augment(body, api, served)
         exchange.version, exchange.labels = done.version, done.labels
+        if done.problem:
+            exchange.error = "retrieval_failed"
         return None if done.body is body else _dumped(done.body)
 
     # -- everything else ----------------------------------------------------------------------------------------------
@@ -251,10 +251,7 @@ class Proxy:
 
 def api_of(request: web.Request) -> Api | None:
     """The API of a request to a model, None for all others."""
-    if request.method != "POST":
-        return None
-    path = request.rel_url.raw_path.rstrip("/")
-    return next((api for end, api in APIS.items() if path.endswith(end)), None)
+    return api_of_path(request.rel_url.raw_path) if request.method == "POST" else None
 
 
 def refusal(refused: Refused) -> web.Response:
@@ -278,17 +275,6 @@ async def _broken_off(request: web.Request, out: web.StreamResponse, refused: Re
     if stream is not None and (not stream.bytes_seen or stream.end.endswith((b"\n\n", b"\r\n\r\n"))):
         await out.write(refused.event())  # between two events there is room for one that says why
     transport.close()
-
-
-async def _applied(body: dict[str, Any], api: Api, served: Served, exchange: Exchange) -> Augmented:
-    """The library in the request. Picking by the question may embed it, which must not hold up the others."""
-    try:
-        if served.prepared.asks:
-            return await asyncio.to_thread(augment, body, api, served)
-        return augment(body, api, served)
-    except StoreError:  # an answer without notes is worth more than none; the log and the metrics tell
-        exchange.error = "retrieval_failed"
-        return Augmented(body=body, version=served.version)
 
 
 def _dumped(body: Any) -> bytes | None:
