@@ -18,6 +18,8 @@ async def answer(request, body):
     data = json.loads(body)
     if request.path.endswith("/responses"):
         return await _response(request, data)
+    if request.path.endswith("/embeddings"):
+        return web.json_response({"object": "list", "model": "m", "data": []})
     words = "5000" if NOTE in str(data["messages"]) else "bare"
     if data.get("response_format"):
         words = '{"metres": 5000}'
@@ -53,9 +55,13 @@ async def _response(request, data):
     }  # fmt: skip
     if not data.get("stream"):
         return web.json_response(whole)
-    delta = {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "content_index": 0}
-    events = [{**delta, "delta": c, "sequence_number": n, "logprobs": []} for n, c in enumerate(words)]
-    events.append({"type": "response.completed", "response": whole, "sequence_number": len(events)})
+    place = {"output_index": 0, "item_id": "msg_1", "content_index": 0}
+    events = [{"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}}]
+    events.append({"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}})
+    events.append({"type": "response.content_part.added", **place, "part": {**text, "text": ""}})
+    events += [{"type": "response.output_text.delta", **place, "delta": c, "logprobs": []} for c in words]
+    events.append({"type": "response.completed", "response": whole})
+    events = [{**event, "sequence_number": n} for n, event in enumerate(events)]
     return await stream(request, [f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events])
 
 
