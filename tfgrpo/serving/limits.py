@@ -26,7 +26,7 @@ class Limits:
     in_flight_each: int = 0  # of one namespace; 0: as many as of all
     timeout_s: float = 600.0  # for the server's whole answer, or between two pieces of a stream
     connect_s: float = 10.0
-    upload_s: float = 60.0  # for the client's request to arrive
+    upload_s: float = 60.0  # for the client's request to arrive, or between two pieces of an upload
 
 
 class Slots:
@@ -90,7 +90,7 @@ class Upload:
     async def parts(self) -> AsyncIterator[bytes]:
         """Its pieces as they arrive."""
         try:
-            async for part in self._request.content.iter_any():
+            while part := await self._next():
                 self.size += len(part)
                 _fits(self.size, self._limits)
                 yield part
@@ -100,6 +100,13 @@ class Upload:
         except (web.RequestPayloadError, ConnectionError):
             self.refused = Refused(400, "broken_request", "the request was cut off")
             raise self.refused from None
+
+    async def _next(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.upload_s):
+                return await self._request.content.readany()
+        except TimeoutError:
+            raise Refused(408, "slow_request", f"nothing came within {self._limits.upload_s:g} s") from None
 
 
 def unzipped(body: bytes, encoding: str, limits: Limits) -> bytes | None:

@@ -22,7 +22,17 @@ from aiohttp import ClientResponse, web
 
 from tfgrpo.serving.access import Access, Admitted
 from tfgrpo.serving.apply import Api, Served, api_of_path, atry_augment
-from tfgrpo.serving.exchange import Exchange, Observer, Route, Tail, model_of, tokens_of
+from tfgrpo.serving.exchange import (
+    CONTENT,
+    MAX_MODEL,
+    TAIL,
+    Exchange,
+    Observer,
+    Route,
+    Tail,
+    model_of,
+    tokens_of,
+)
 from tfgrpo.serving.library_source import LibrarySource
 from tfgrpo.serving.limits import MIB, Limits, Slots, Upload, unzipped, whole_body
 from tfgrpo.serving.refusal import Refused
@@ -113,7 +123,7 @@ class Proxy:
             return None
         if not isinstance(body, dict):
             return None
-        exchange.model, exchange.stream = str(body.get("model") or ""), body.get("stream") is True
+        exchange.model, exchange.stream = str(body.get("model") or "")[:MAX_MODEL], body.get("stream") is True
         done = await atry_augment(body, api, served)
         exchange.version, exchange.labels = done.version, done.labels
         if done.problem:
@@ -159,7 +169,7 @@ class Proxy:
         headers = answer_headers(response)
         self._mark(headers, exchange)
         begun, ended = b"", False
-        if not _is_stream(response):
+        if not _comes_in_pieces(response, exchange):
             begun, ended = await self._beginning(response)
         if not ended:
             return await self._pipe(request, response, exchange, headers, begun)
@@ -194,7 +204,7 @@ class Proxy:
         out = web.StreamResponse(status=response.status, headers=headers)
         if (length := response.headers.get("content-length", "")).isdigit():
             out.content_length = int(length)
-        tail = Tail()
+        tail = Tail(keep=CONTENT if self.contents else TAIL)
         await out.prepare(request)
         try:
             async for part in self._parts(response, begun):
@@ -206,7 +216,7 @@ class Proxy:
             return out
         finally:
             exchange.last_at = time.perf_counter()
-            self._note(exchange, tail.head, tail.end, tail.bytes_seen)
+            self._note(exchange, bytes(tail.head), tail.end, tail.bytes_seen)
         await out.write_eof()
         return out
 
@@ -284,6 +294,16 @@ def _dumped(body: Any) -> bytes | None:
         return json.dumps(body, separators=(",", ":")).encode()
     except RecursionError:
         return None
+
+
+def _comes_in_pieces(response: ClientResponse, exchange: Exchange) -> bool:
+    """Streams, and what may be one: speech, lines of JSON. What is one JSON is read first: half of it is of no use."""
+    asked_whole = exchange.route in ("chat", "responses") and not exchange.stream
+    empty = response.method == "HEAD" or response.status in (204, 304)
+    if asked_whole or empty or "content-length" in response.headers:
+        return _is_stream(response)
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind != "application/json" and not kind.endswith("+json")
 
 
 def _is_stream(response: ClientResponse) -> bool:

@@ -162,6 +162,18 @@ async def test_a_request_that_does_not_arrive_is_given_up(tmp_path):
         assert not upstream.seen
 
 
+async def test_an_upload_that_stops_is_given_up(tmp_path):
+    async with (
+        Upstream() as upstream,
+        proxied(upstream, library(tmp_path, NOTE), limits=Limits(upload_s=0.2)) as client,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(client.server.url.rpartition(":")[2]))
+        writer.write(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 408")
+        writer.close()
+        assert lines(client.log)[-1]["error"] == "slow_request" and client.server.in_flight == 0
+
+
 async def test_above_the_limit_of_concurrency_others_are_told_to_wait(tmp_path):
     go_on = asyncio.Event()
 
