@@ -21,7 +21,15 @@ from experience_store import Library, Snapshot
 from experience_store.render import Applied, Message
 from tfgrpo.errors import InputError
 from tfgrpo.serving.apply import Api, Served
-from tfgrpo.serving.library_source import POLL_S, Follower, LibrarySource, SnapshotReader, Status, open_source
+from tfgrpo.serving.library_source import (
+    POLL_S,
+    Follower,
+    LibrarySource,
+    SnapshotReader,
+    Status,
+    open_source,
+    with_arrays,
+)
 
 Place: TypeAlias = str | Path | Library | Snapshot
 """Where a library is: as `tfgrpo serve --store` has it, or one that is loaded already."""
@@ -145,7 +153,7 @@ def follow(
         ('v1', ('E1@1',))
     """
     if isinstance(store, Library):
-        store = store.snapshot
+        store = with_arrays(store)
     if isinstance(store, Snapshot):
         return FollowedLibrary(LibrarySource(SnapshotReader(store)), poll_s=None)
     if not isinstance(store, str | Path):

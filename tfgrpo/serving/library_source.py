@@ -158,7 +158,7 @@ class FileReader:
         stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
         if self._snapshot is None or stamp != self._stamp:
             library = Library.load(self.place)
-            self._snapshot, self._stamp = _with_arrays(library), stamp
+            self._snapshot, self._stamp = with_arrays(library), stamp
         return self._snapshot
 
     def close(self) -> None:
@@ -248,7 +248,7 @@ def _ready(snapshot: Snapshot) -> Served:
     return served
 
 
-def _with_arrays(library: Library) -> Snapshot:
+def with_arrays(library: Library) -> Snapshot:
     """The library, ranking as it does by itself and a hundred times faster, where numpy may be loaded."""
     if library.embedder != HashingEmbedder.name:
         return library.snapshot

@@ -9,6 +9,7 @@ import base64
 import json
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import openai
 import pytest
@@ -143,6 +144,31 @@ for await (const chunk of await client.chat.completions.create({model: "m", mess
 const reply = await client.responses.create({model: "m", input: "5 km in m?"});
 console.log(whole.choices[0].message.content, words, reply.output_text);
 """
+
+
+IN_CODE = """
+import os, openai, tfgrpo
+from langchain_openai import ChatOpenAI
+given = {"base_url": os.environ["URL"], "api_key": "sk-client"}
+client = tfgrpo.wrap(openai.OpenAI(**given), os.environ["LIBRARY"])
+model = ChatOpenAI(model="m", root_client=client, client=client.chat.completions, **given)
+print(model.invoke("5 km in m?").content, "".join(piece.content for piece in model.stream("5 km in m?")))
+print(client.responses.create(model="m", input="5 km in m?").output_text, client.experience.last.labels)
+"""
+
+
+@pytest.mark.slow
+async def test_langchain_over_a_client_that_is_wrapped_in_code(tmp_path):
+    """In an environment that holds none of our dependencies: an exported file needs none."""
+    root = str(Path(__file__).parents[3])
+    async with Upstream(answer) as upstream:
+        given = {"URL": upstream.url, "LIBRARY": library(tmp_path, NOTE), "PYTHONPATH": root}
+        out = await run(installed("bin/python"), "-c", IN_CODE, **given)
+    assert out == "5000 5000\n5000 ('E1@1',)\n"
+    missing = (
+        "import importlib.util as u; print([n for n in ('chromadb', 'torch', 'numpy', 'aiohttp') if u.find_spec(n)])"
+    )
+    assert await run(installed("bin/python"), "-c", missing) == "[]\n"
 
 
 @pytest.mark.slow

@@ -164,6 +164,14 @@ async def test_kinds_and_subclasses_of_clients(upstream, file):
     assert "/openai/deployments/dep/chat/completions" in upstream.seen[-1][1]
 
 
+async def test_each_of_the_packages_transports(upstream, file):
+    httpx2 = pytest.importorskip("httpx2", reason="a second transport of the package, which is optional")
+    for transport in (openai.DefaultAioHttpClient(), httpx2.AsyncClient()):
+        async with tfgrpo.wrap(async_client(upstream, http_client=transport), file) as client:
+            reply = await client.chat.completions.create(model="m", messages=ASK)
+            assert reply.choices[0].message.content == "5000"
+
+
 async def test_what_is_in_extra_body_counts(upstream, file):
     async with tfgrpo.wrap(async_client(upstream), file) as client:
         over = [{"role": "user", "content": "over"}]
