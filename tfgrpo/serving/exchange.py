@@ -39,7 +39,7 @@ class Exchange:
     path: str
     started: float
     namespace: str = ""
-    model: str = ""
+    model: str = ""  # as the client has it: of any length
     answered_by: str = ""  # the model's name in the answer
     stream: bool = False
     version: str = ""
@@ -93,6 +93,11 @@ class Tail:
     head: bytearray = field(default_factory=bytearray)
     _parts: list[bytes] = field(default_factory=list)
     _held: int = 0
+
+    @staticmethod
+    def of(*, contents: bool) -> Tail:
+        """A tail that keeps as much of the beginning as is shown when contents are wanted."""
+        return Tail(keep=CONTENT if contents else TAIL)
 
     def add(self, part: bytes) -> None:
         """The next bytes."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tfgrpo.errors import InputError
-from tfgrpo.serving.exchange import CONTENT, Exchange
+from tfgrpo.serving.exchange import CONTENT, MAX_MODEL, Exchange
 from tfgrpo.serving.library_source import Status
 
 FLUSH_S = 0.5
@@ -120,7 +120,7 @@ def entry(exchange: Exchange, *, contents: bool = False) -> dict[str, Any]:
     if e.error:
         data["error"] = e.error
     if e.route in ("chat", "responses"):
-        data |= {"model": e.model, "stream": e.stream, "version": e.version}
+        data |= {"model": e.model[:MAX_MODEL], "stream": e.stream, "version": e.version}
         data["experiences"] = list(e.labels[:MAX_LABELS])
         if len(e.labels) > MAX_LABELS:
             data["more_experiences"] = len(e.labels) - MAX_LABELS

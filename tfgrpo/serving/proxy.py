@@ -22,17 +22,7 @@ from aiohttp import ClientResponse, web
 
 from tfgrpo.serving.access import Access, Admitted
 from tfgrpo.serving.apply import Api, Served, api_of_path, atry_augment
-from tfgrpo.serving.exchange import (
-    CONTENT,
-    MAX_MODEL,
-    TAIL,
-    Exchange,
-    Observer,
-    Route,
-    Tail,
-    model_of,
-    tokens_of,
-)
+from tfgrpo.serving.exchange import Exchange, Observer, Route, Tail, model_of, tokens_of
 from tfgrpo.serving.library_source import LibrarySource
 from tfgrpo.serving.limits import MIB, Limits, Slots, Upload, unzipped, whole_body
 from tfgrpo.serving.refusal import Refused
@@ -123,7 +113,7 @@ class Proxy:
             return None
         if not isinstance(body, dict):
             return None
-        exchange.model, exchange.stream = str(body.get("model") or "")[:MAX_MODEL], body.get("stream") is True
+        exchange.model, exchange.stream = str(body.get("model") or ""), body.get("stream") is True
         done = await atry_augment(body, api, served)
         exchange.version, exchange.labels = done.version, done.labels
         if done.problem:
@@ -204,7 +194,7 @@ class Proxy:
         out = web.StreamResponse(status=response.status, headers=headers)
         if (length := response.headers.get("content-length", "")).isdigit():
             out.content_length = int(length)
-        tail = Tail(keep=CONTENT if self.contents else TAIL)
+        tail = Tail.of(contents=self.contents)
         await out.prepare(request)
         try:
             async for part in self._parts(response, begun):
