@@ -80,17 +80,17 @@ class Proxy:
         if source is None:
             raise Refused(403, "no_library", "this token reads the proxy's own pages only")
         exchange.version = source.current().version
-        with self.slots.taken(admitted.namespace):
+        with self.slots.taken(admitted.namespace) as slot:
             if api is None:
                 return await self._pass_on(request, exchange, admitted)
-            return await self._ask(request, api, exchange, admitted, source)
+            raw = await whole_body(request, self.limits, slot)
+            return await self._ask(request, raw, api, exchange, admitted, source)
 
     # -- requests to a model ------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, request: web.Request, api: Api, exchange: Exchange, admitted: Admitted, source: LibrarySource
+        self, request: web.Request, raw: bytes, api: Api, exchange: Exchange, admitted: Admitted, source: LibrarySource
     ) -> web.StreamResponse:
-        raw = await whole_body(request, self.limits)
         plain = unzipped(raw, request.headers.get("content-encoding", "").lower(), self.limits)
         headers = self.upstream.headers(request, admitted.spent)
         sent = await self._augmented(plain, api, exchange, source.current())

@@ -162,6 +162,26 @@ async def test_a_request_that_does_not_arrive_is_given_up(tmp_path):
         assert not upstream.seen
 
 
+async def test_bodies_together_are_limited_and_given_back(tmp_path):
+    go_on = asyncio.Event()
+
+    async def answer(request, body):
+        await go_on.wait()
+        return web.json_response({})
+
+    long = {"model": "m", "messages": [{"role": "user", "content": "x" * 700}]}
+    limits = Limits(body_bytes=1000, held_bytes=1500)
+    async with Upstream(answer) as upstream, proxied(upstream, library(tmp_path, NOTE), limits=limits) as client:
+        held = asyncio.create_task(ask(client, long))
+        await upstream.holding(1)
+        assert (await ask(client, long)).status == 429
+        small = asyncio.create_task(ask(client))
+        await upstream.holding(2)
+        go_on.set()
+        assert [(await held).status, (await small).status, (await ask(client, long)).status] == [200, 200, 200]
+        assert client.server.proxy.slots.held == 0
+
+
 async def test_an_upload_that_stops_is_given_up(tmp_path):
     async with (
         Upstream() as upstream,
