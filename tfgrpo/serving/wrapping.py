@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar, overload
@@ -58,7 +59,8 @@ def wrap(
         namespace: of the store.
         token: for a Chroma server that wants one.
         poll_s: seconds between two looks at the store.
-        on_use: is called before each request is sent, in its thread or task, with what was put in.
+        on_use: is called before each request is sent, in its thread or task, with what was put in; what it raises
+            reaches the caller, and the request is not sent.
 
     Raises:
         InputError: another kind of client, or one that is wrapped already.
@@ -83,6 +85,8 @@ def wrap(
             f"wrap takes an openai.OpenAI or AsyncOpenAI, or the litellm module, got {_named(client)}; for any other "
             "client: library = tfgrpo.follow(store), then send library(messages)"
         )
+    if inspect.iscoroutinefunction(on_use):
+        raise InputError("on_use is called and not awaited: give a plain function")
     if isinstance(store, FollowedLibrary):
         if namespace != "default" or token is not None or poll_s != POLL_S:
             raise InputError("namespace, token and poll_s belong to follow(...), which opened this library")

@@ -370,6 +370,8 @@ def test_what_is_not_there_is_said_at_once(store, tmp_path, upstream):
         tfgrpo.wrap(sync_client(upstream), store)
     with pytest.raises(InputError, match="poll_s is seconds"):
         tfgrpo.wrap(sync_client(upstream), store.location, poll_s=0)
+    with pytest.raises(InputError, match="give a plain function"):
+        tfgrpo.wrap(sync_client(upstream), store.at("v1"), on_use=_until)
     with pytest.raises(InputError, match="belong to follow"):
         tfgrpo.wrap(sync_client(upstream), tfgrpo.follow(store.at("v1")), namespace="eve")
     assert not followers()
