@@ -2,6 +2,7 @@
 
 import json
 
+import openai
 from aiohttp import web
 from upstreams import NOTE, completion
 
@@ -71,3 +72,11 @@ async def stream(request, pieces):
     for piece in pieces:
         await out.write(piece.encode())
     return out
+
+
+def sync_client(upstream, **options):
+    return openai.OpenAI(base_url=upstream.url, api_key="sk-client", **options)
+
+
+def async_client(upstream, **options):
+    return openai.AsyncOpenAI(base_url=upstream.url, api_key="sk-client", **options)
