@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from experience_store.errors import StoreError
 
@@ -32,6 +33,25 @@ def version_number(ref: int | str) -> int | None:
         return ref
     found = _NUMBER.fullmatch(ref.strip())
     return int(found[1]) if found else None
+
+
+def checked_url(url: str) -> str:
+    """The URL of a Chroma server, or an error that shows nothing of it: places stand in logs, errors and pages.
+
+    Example:
+        >>> checked_url("http://127.0.0.1:8000")
+        'http://127.0.0.1:8000'
+    """
+    try:
+        parts = urlsplit(url)
+        plain = bool(parts.hostname) and parts.username is None and (parts.port is None or parts.port > 0)
+    except ValueError:
+        plain = False
+    if not plain:
+        raise StoreError(
+            "the URL of a Chroma server is http(s)://HOST:PORT and holds no user and no password; give token=..."
+        )
+    return url
 
 
 def checked_namespace(name: str) -> str:

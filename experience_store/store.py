@@ -13,7 +13,7 @@ from experience_store.chroma import Connection
 from experience_store.diff import Diff, between
 from experience_store.embed import Embedder
 from experience_store.errors import UnavailableError
-from experience_store.location import checked_namespace
+from experience_store.location import checked_namespace, checked_url
 from experience_store.searching import Hit, Searcher
 from experience_store.shelf import Shelf
 from experience_store.snapshot import Snapshot
@@ -48,6 +48,8 @@ def open_store(
     """
     where, space = str(location), checked_namespace(namespace)
     local = not where.startswith(("http://", "https://"))
+    if not local:
+        checked_url(where)
     if not create and local and not (Path(where) / "chroma.sqlite3").is_file():
         raise UnavailableError(f"there is no store at {where}: no file chroma.sqlite3 in that folder.")
     connection = Connection(where, token=token)

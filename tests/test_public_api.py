@@ -14,7 +14,7 @@ NAMES = {
     "tfgrpo": {
         *("learn", "alearn", "evaluate", "aevaluate", "estimate", "connect", "load_task", "reward", "group_reward"),
         *("Budget", "Completion", "Estimate", "Group", "LateCaller", "Measurement", "Policy", "Price", "Problem"),
-        *("Report", "Rollout", "Sampling", "Score", "Task", "TfgrpoError"),
+        *("Report", "Rollout", "Sampling", "Score", "Task", "TfgrpoError", "follow", "wrap"),
     },
     "experience_store": {
         *("open", "parse_ref", "Conflict", "Edit", "Experience", "ExperienceStore", "Layout", "Library", "Snapshot"),
@@ -26,6 +26,8 @@ VERBS = {
     tfgrpo.aevaluate: "task *, model store against samples split budget concurrency seed reuse runs on_event",
     tfgrpo.estimate: "task *, model critic budget group",
     tfgrpo.connect: "model *, base_url api_key timeout_s max_retries price",
+    tfgrpo.follow: "store *, namespace token poll_s",
+    tfgrpo.wrap: "client store *, namespace token poll_s on_use",
     tfgrpo.reward: "fn *, name",
     tfgrpo.group_reward: "fn *, name",
     experience_store.open: "location *, namespace embedder create token",

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import io
 import json
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +123,24 @@ async def proxied(upstream, place, *, namespaces=("default",), contents=False, o
 
 def _own(namespace, place):
     return "default" if Path(place).is_file() else namespace
+
+
+@contextlib.asynccontextmanager
+async def serving(*args, **env):
+    """The command, running: its process, with the URL that it printed."""
+    command = (sys.executable, "-m", "tfgrpo.cli.main", "serve", "--port", "0", *map(str, args))
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+        assert line.startswith("tfgrpo serves at "), line + (await process.stderr.read()).decode()
+        process.url = line.split()[3].rstrip(",")
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 @dataclass

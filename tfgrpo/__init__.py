@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tfgrpo.policy import Policy, Price, Sampling, connect
     from tfgrpo.report import Report
     from tfgrpo.rewards.base import group_reward, reward
+    from tfgrpo.serving.following import follow
+    from tfgrpo.serving.wrapping import wrap
     from tfgrpo.task import Task, load_task
     from tfgrpo.types import Completion, Group, Problem, Rollout, Score
 
@@ -47,10 +49,12 @@ _HOMES = {
     "connect": "tfgrpo.policy",
     "estimate": "tfgrpo.forecast",
     "evaluate": "tfgrpo.measure",
+    "follow": "tfgrpo.serving.following",
     "group_reward": "tfgrpo.rewards.base",
     "learn": "tfgrpo.api",
     "load_task": "tfgrpo.task",
     "reward": "tfgrpo.rewards.base",
+    "wrap": "tfgrpo.serving.wrapping",
 }
 
 __all__ = [
@@ -74,10 +78,12 @@ __all__ = [
     "connect",
     "estimate",
     "evaluate",
+    "follow",
     "group_reward",
     "learn",
     "load_task",
     "reward",
+    "wrap",
 ]
 
 

@@ -189,3 +189,10 @@ def test_a_folder_that_cannot_be_written_says_so(store: ExperienceStore) -> None
     file.chmod(0o444)
     with pytest.raises(WriteError):
         experience_store.open(store.location).commit([Edit(op="add", text="x")])
+
+
+@pytest.mark.parametrize("place", ["http://me:secret@127.0.0.1:9", "http://me:secret", "https://me@host", "http://:9"])
+def test_a_url_with_a_password_is_refused_and_not_shown(place: str) -> None:
+    with pytest.raises(StoreError, match="holds no user and no password; give token=") as told:
+        experience_store.open(place, create=False)
+    assert "secret" not in str(told.value) and "me" not in str(told.value).split()

@@ -29,6 +29,7 @@ from tfgrpo.serving.refusal import Refused
 OPERATOR = "*"
 TOKEN_HEADER = "x-tfgrpo-token"
 TOKENS_VARIABLE = "TFGRPO_SERVE_TOKENS"
+CREDENTIALS = ("authorization", "api-key", "x-api-key")
 MIN_TOKEN = 16  # characters
 
 
@@ -94,11 +95,8 @@ class Access:
         if self.open:
             _only_from_here(headers)
             return Admitted(namespace=self._namespace)
-        if (token := headers.get(TOKEN_HEADER)) is not None:
-            spent = frozenset({TOKEN_HEADER})
-        else:
-            token = headers.get("authorization", "").removeprefix("Bearer ").strip()
-            spent = frozenset({"authorization"})
+        if (token := headers.get(TOKEN_HEADER)) is None:
+            token = _bearer(headers.get("authorization", ""))
         namespace = self.of_token(token)
         if namespace is None:
             raise Refused(
@@ -108,7 +106,16 @@ class Access:
                 "the key of the server behind it",
                 {"www-authenticate": "Bearer"},
             )
-        return Admitted(namespace=namespace, spent=spent)
+        given = {name: _bearer(headers[name]) for name in CREDENTIALS if name in headers}
+        tokens = {
+            name for name, value in given.items() if self.of_token(value) is not None
+        }  # a client may send it twice
+        return Admitted(namespace=namespace, spent=frozenset({TOKEN_HEADER, *tokens}))
+
+
+def _bearer(value: str) -> str:
+    scheme, _, rest = value.strip().partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" else value.strip()
 
 
 def _digest(token: str) -> bytes:

@@ -11,15 +11,27 @@ no request of that API comes back as it is, for the server to judge.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
-from experience_store import Snapshot
+from experience_store import Snapshot, StoreError
 from experience_store.render import Applied, Prepared
 
 Api: TypeAlias = Literal["chat", "responses"]
 Body: TypeAlias = Mapping[str, Any]
+APIS: Mapping[str, Api] = {"/chat/completions": "chat", "/responses": "responses"}
+
+
+def api_of_path(path: str) -> Api | None:
+    """The API that a POST to a path speaks, None for all that is handed on unread.
+
+    Example:
+        >>> api_of_path("/v1/chat/completions"), api_of_path("/responses/"), api_of_path("/v1/responses/compact")
+        ('chat', 'responses', None)
+    """
+    return next((api for end, api in APIS.items() if path.rstrip("/").endswith(end)), None)
 
 
 class Source(Protocol):
@@ -57,6 +69,7 @@ class Augmented:
     body: Body
     version: str
     labels: tuple[str, ...] = ()  # "E17@3"
+    problem: str = ""  # why nothing could be put in
 
 
 def augment(body: Body, api: Api, source: Source) -> Augmented:
@@ -87,6 +100,23 @@ def augment(body: Body, api: Api, source: Source) -> Augmented:
     if not applied.labels:
         return bare
     return replace(bare, body={**body, **_WRITTEN[api](body, messages, applied)}, labels=applied.labels)
+
+
+def try_augment(body: Body, api: Api, source: Source) -> Augmented:
+    """`augment`, or the body as it is with the problem: an answer without notes is worth more than none."""
+    served = source.current()
+    try:
+        return augment(body, api, served)
+    except StoreError as error:
+        return Augmented(body=body, version=served.version, problem=str(error))
+
+
+async def atry_augment(body: Body, api: Api, source: Source) -> Augmented:
+    """`try_augment` on an event loop: picking by the question may embed it, which must not hold up the others."""
+    served = source.current()
+    if served.prepared.asks:
+        return await asyncio.to_thread(try_augment, body, api, served)
+    return try_augment(body, api, served)
 
 
 def _is_message(item: Any) -> bool:

@@ -12,6 +12,10 @@ Route: TypeAlias = Literal["chat", "responses", "models", "other", "own"]
 
 TAIL = 8_192
 """Bytes at the end of an answer in which its usage is looked for."""
+CONTENT = 64_000
+"""Bytes of a body that are kept when contents are wanted."""
+MAX_MODEL = 200
+"""Characters of a model's name; a client may send anything as one."""
 _USAGE = b'"usage":'
 _MODEL = re.compile(rb'"model":\s*"([^"\\]{1,200})"')
 
@@ -35,7 +39,7 @@ class Exchange:
     path: str
     started: float
     namespace: str = ""
-    model: str = ""
+    model: str = ""  # as the client has it: of any length
     answered_by: str = ""  # the model's name in the answer
     stream: bool = False
     version: str = ""
@@ -82,18 +86,24 @@ class Observer(Protocol):
 
 @dataclass(slots=True)
 class Tail:
-    """The last bytes of an answer that passes by."""
+    """The first and the last bytes of an answer that passes by."""
 
+    keep: int = TAIL  # of the first ones
     bytes_seen: int = 0
-    head: bytes = b""
+    head: bytearray = field(default_factory=bytearray)
     _parts: list[bytes] = field(default_factory=list)
     _held: int = 0
+
+    @staticmethod
+    def of(*, contents: bool) -> Tail:
+        """A tail that keeps as much of the beginning as is shown when contents are wanted."""
+        return Tail(keep=CONTENT if contents else TAIL)
 
     def add(self, part: bytes) -> None:
         """The next bytes."""
         self.bytes_seen += len(part)
-        if not self.head:
-            self.head = part[:TAIL]
+        if len(self.head) < self.keep:
+            self.head += part[: self.keep - len(self.head)]
         self._parts.append(part[-TAIL:])
         self._held += len(self._parts[-1])
         if self._held > 4 * TAIL:

@@ -17,8 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import experience_store
 from experience_store import ExperienceStore, Library, Snapshot, StoreError
@@ -27,6 +28,9 @@ from experience_store.errors import LibraryError
 from experience_store.rank import Rank, matched_text
 from experience_store.types import Experience
 from tfgrpo.serving.apply import Served
+
+if TYPE_CHECKING:
+    from experience_store.nearest import Vectors
 
 POLL_S = 2.0
 
@@ -154,7 +158,20 @@ class FileReader:
         stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
         if self._snapshot is None or stamp != self._stamp:
             library = Library.load(self.place)
-            self._snapshot, self._stamp = _with_arrays(library), stamp
+            self._snapshot, self._stamp = with_arrays(library), stamp
+        return self._snapshot
+
+    def close(self) -> None:
+        return None
+
+
+class SnapshotReader:
+    """A version that is in memory already, and stays."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.place, self._snapshot = snapshot.version.name, snapshot
+
+    def read(self) -> Snapshot:
         return self._snapshot
 
     def close(self) -> None:
@@ -202,7 +219,7 @@ class Follower:
     def stop(self, wait_s: float = 2.0) -> None:
         """Look no more; a look under way is waited for, but not for long."""
         self._stop.set()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(wait_s)
 
     def _follow(self) -> None:
@@ -214,7 +231,7 @@ class Follower:
         finally:  # a bug in a look: its traceback is printed, and nobody may believe that the store is still read
             if not self._stop.is_set():
                 for source in self._sources.values():
-                    source.lost("the thread that follows the store ended; restart the server")
+                    source.lost("the thread that follows the store ended; restart the program")
 
     def _look(self, namespace: str, source: LibrarySource) -> None:
         before = bool(source.status().problem)
@@ -231,7 +248,7 @@ def _ready(snapshot: Snapshot) -> Served:
     return served
 
 
-def _with_arrays(library: Library) -> Snapshot:
+def with_arrays(library: Library) -> Snapshot:
     """The library, ranking as it does by itself and a hundred times faster, where numpy may be loaded."""
     if library.embedder != HashingEmbedder.name:
         return library.snapshot
@@ -239,18 +256,24 @@ def _with_arrays(library: Library) -> Snapshot:
 
 
 def _hashing_rank() -> Rank:
-    from experience_store.nearest import Vectors, key  # noqa: PLC0415 - numpy
-
     embed = HashingEmbedder().embed
 
     def read(experiences: Sequence[Experience]) -> dict[str, Sequence[float]]:
+        from experience_store.nearest import key  # noqa: PLC0415 - numpy
+
         vectors = embed([matched_text(e) for e in experiences])
         return {key(e): vector for e, vector in zip(experiences, vectors, strict=True)}
 
-    vectors = Vectors(read)
+    @cache
+    def vectors() -> Vectors:
+        from experience_store.nearest import Vectors  # noqa: PLC0415 - numpy, which a library that fits needs not
+
+        return Vectors(read)
 
     def rank(question: str, experiences: Sequence[Experience]) -> Sequence[float]:
-        scores: list[float] = vectors.similarities(embed([question])[0], experiences).tolist() if experiences else []
+        if not experiences:
+            return []
+        scores: list[float] = vectors().similarities(embed([question])[0], experiences).tolist()
         return scores
 
     return rank

@@ -22,11 +22,12 @@ class Limits:
     """What one request, one namespace and all together may take."""
 
     body_bytes: int = 32 * MIB
+    held_bytes: int = 512 * MIB  # of all bodies that are read before they are sent
     in_flight: int = 1024  # of all namespaces
     in_flight_each: int = 0  # of one namespace; 0: as many as of all
     timeout_s: float = 600.0  # for the server's whole answer, or between two pieces of a stream
     connect_s: float = 10.0
-    upload_s: float = 60.0  # for the client's request to arrive
+    upload_s: float = 60.0  # for the client's request to arrive, or between two pieces of an upload
 
 
 class Slots:
@@ -36,9 +37,10 @@ class Slots:
         self._limits = limits
         self._each: Counter[str] = Counter()
         self.in_flight = 0
+        self.held = 0  # bytes of bodies
 
     @contextmanager
-    def taken(self, namespace: str) -> Iterator[None]:
+    def taken(self, namespace: str) -> Iterator[Slot]:
         """One slot.
 
         Raises:
@@ -49,18 +51,40 @@ class Slots:
             raise Refused(429, "too_many_requests", "too many requests in flight; try again", {"retry-after": "1"})
         self.in_flight += 1
         self._each[namespace] += 1
+        slot = Slot(slots=self, limit=max(self._limits.held_bytes, self._limits.body_bytes))
         try:
-            yield
+            yield slot
         finally:
             self.in_flight -= 1
             self._each[namespace] -= 1
+            self.held -= slot.held
 
 
-async def whole_body(request: web.Request, limits: Limits) -> bytes:
+@dataclass(kw_only=True, slots=True)
+class Slot:
+    """What one request takes."""
+
+    slots: Slots
+    limit: int  # bytes of all
+    held: int = 0
+
+    def hold(self, size: int) -> None:
+        """So many bytes more, until the request is over.
+
+        Raises:
+            Refused: all requests together hold too much (429); clients wait and try again.
+        """
+        if self.slots.held + size > self.limit:
+            raise Refused(429, "too_many_requests", "too many bytes in flight; try again", {"retry-after": "1"})
+        self.slots.held += size
+        self.held += size
+
+
+async def whole_body(request: web.Request, limits: Limits, slot: Slot) -> bytes:
     """The request's body as it came.
 
     Raises:
-        Refused: it is too large (413), came too slowly (408), or was cut off (400).
+        Refused: it is too large (413), came too slowly (408), was cut off (400), or must wait for others (429).
     """
     _fits(request.content_length or 0, limits)
     parts: list[bytes] = []
@@ -70,6 +94,7 @@ async def whole_body(request: web.Request, limits: Limits) -> bytes:
             async for part in request.content.iter_any():
                 size += len(part)
                 _fits(size, limits)
+                slot.hold(len(part))
                 parts.append(part)
     except TimeoutError:
         raise Refused(408, "slow_request", f"the request did not arrive within {limits.upload_s:g} s") from None
@@ -90,7 +115,7 @@ class Upload:
     async def parts(self) -> AsyncIterator[bytes]:
         """Its pieces as they arrive."""
         try:
-            async for part in self._request.content.iter_any():
+            while part := await self._next():
                 self.size += len(part)
                 _fits(self.size, self._limits)
                 yield part
@@ -100,6 +125,13 @@ class Upload:
         except (web.RequestPayloadError, ConnectionError):
             self.refused = Refused(400, "broken_request", "the request was cut off")
             raise self.refused from None
+
+    async def _next(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.upload_s):
+                return await self._request.content.readany()
+        except TimeoutError:
+            raise Refused(408, "slow_request", f"nothing came within {self._limits.upload_s:g} s") from None
 
 
 def unzipped(body: bytes, encoding: str, limits: Limits) -> bytes | None:

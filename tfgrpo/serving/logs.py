@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Mapping
@@ -15,13 +16,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tfgrpo.errors import InputError
-from tfgrpo.serving.exchange import Exchange
+from tfgrpo.serving.exchange import CONTENT, MAX_MODEL, Exchange
 from tfgrpo.serving.library_source import Status
 
 FLUSH_S = 0.5
 MAX_WAITING = 10_000
 """Lines that wait for a slow disk or reader; what is above is dropped, counted and told."""
-MAX_CONTENT = 64_000
 MAX_LABELS = 32
 
 
@@ -35,6 +35,7 @@ class Log:
         self._out, self.contents = out, contents
         self._waiting: deque[str] = deque()  # other threads write too
         self._dropped = 0
+        self._writing = threading.Lock()  # the last flush may meet one that is under way
 
     def sending(self, exchange: Exchange, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Logged at its end."""
@@ -65,14 +66,15 @@ class Log:
 
     def flush(self) -> None:
         """Writes what waits. A reader that went away ends the log, not the server."""
-        lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if self._dropped:
-            lines.append(json.dumps({"event": "log_lines_dropped", "count": self._dropped}))
-            self._dropped = 0
-        if lines:
-            with contextlib.suppress(OSError, ValueError):
-                self._out.write("\n".join(lines) + "\n")
-                self._out.flush()
+        with self._writing:
+            lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            if self._dropped:
+                lines.append(json.dumps({"event": "log_lines_dropped", "count": self._dropped}))
+                self._dropped = 0
+            if lines:
+                with contextlib.suppress(OSError, ValueError):
+                    self._out.write("\n".join(lines) + "\n")
+                    self._out.flush()
 
 
 class Faults(logging.Handler):
@@ -118,7 +120,7 @@ def entry(exchange: Exchange, *, contents: bool = False) -> dict[str, Any]:
     if e.error:
         data["error"] = e.error
     if e.route in ("chat", "responses"):
-        data |= {"model": e.model[:200], "stream": e.stream, "version": e.version}
+        data |= {"model": e.model[:MAX_MODEL], "stream": e.stream, "version": e.version}
         data["experiences"] = list(e.labels[:MAX_LABELS])
         if len(e.labels) > MAX_LABELS:
             data["more_experiences"] = len(e.labels) - MAX_LABELS
@@ -134,7 +136,7 @@ def entry(exchange: Exchange, *, contents: bool = False) -> dict[str, Any]:
 
 
 def _content(body: bytes) -> str:
-    return body[:MAX_CONTENT].decode("utf-8", "replace")
+    return body[:CONTENT].decode("utf-8", "replace")
 
 
 def opened(place: str) -> TextIO:

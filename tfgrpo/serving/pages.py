@@ -43,7 +43,7 @@ class Pages:
         statuses = {namespace: source.status() for namespace, source in self.sources.items()}
         stale = any(status.problem for status in statuses.values())
         data: dict[str, Any] = {"status": "draining" if self.draining else "stale" if stale else "ready"}
-        if self.access.open or self._operator(request):
+        if self._sees_all(request):
             data["libraries"] = {
                 namespace: {
                     "version": s.version,
@@ -71,8 +71,9 @@ class Pages:
         """The OpenAPI document of what is not handed on unread."""
         return web.json_response(document())
 
-    def _operator(self, request: web.Request) -> bool:
+    def _sees_all(self, request: web.Request) -> bool:
         try:
-            return self.access.admit(request).operator
+            admitted = self.access.admit(request)
         except Refused:
             return False
+        return self.access.open or admitted.operator

@@ -20,9 +20,8 @@ from typing import Any
 
 from aiohttp import ClientResponse, web
 
-from experience_store import StoreError
 from tfgrpo.serving.access import Access, Admitted
-from tfgrpo.serving.apply import Api, Augmented, Served, augment
+from tfgrpo.serving.apply import Api, Served, api_of_path, atry_augment
 from tfgrpo.serving.exchange import Exchange, Observer, Route, Tail, model_of, tokens_of
 from tfgrpo.serving.library_source import LibrarySource
 from tfgrpo.serving.limits import MIB, Limits, Slots, Upload, unzipped, whole_body
@@ -32,7 +31,6 @@ from tfgrpo.serving.upstream import Upstream, answer_headers, failures_told
 WHOLE_BYTES = MIB  # of an answer that is read before it is handed on, so that a broken one can be told as an error
 MAX_LABELS = 32
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
-APIS: Mapping[str, Api] = {"/chat/completions": "chat", "/responses": "responses"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,17 +80,17 @@ class Proxy:
         if source is None:
             raise Refused(403, "no_library", "this token reads the proxy's own pages only")
         exchange.version = source.current().version
-        with self.slots.taken(admitted.namespace):
+        with self.slots.taken(admitted.namespace) as slot:
             if api is None:
                 return await self._pass_on(request, exchange, admitted)
-            return await self._ask(request, api, exchange, admitted, source)
+            raw = await whole_body(request, self.limits, slot)
+            return await self._ask(request, raw, api, exchange, admitted, source)
 
     # -- requests to a model ------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, request: web.Request, api: Api, exchange: Exchange, admitted: Admitted, source: LibrarySource
+        self, request: web.Request, raw: bytes, api: Api, exchange: Exchange, admitted: Admitted, source: LibrarySource
     ) -> web.StreamResponse:
-        raw = await whole_body(request, self.limits)
         plain = unzipped(raw, request.headers.get("content-encoding", "").lower(), self.limits)
         headers = self.upstream.headers(request, admitted.spent)
         sent = await self._augmented(plain, api, exchange, source.current())
@@ -116,8 +114,10 @@ class Proxy:
         if not isinstance(body, dict):
             return None
         exchange.model, exchange.stream = str(body.get("model") or ""), body.get("stream") is True
-        done = await _applied(body, api, served, exchange)
+        done = await atry_augment(body, api, served)
         exchange.version, exchange.labels = done.version, done.labels
+        if done.problem:
+            exchange.error = "retrieval_failed"
         return None if done.body is body else _dumped(done.body)
 
     # -- everything else ----------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Proxy:
         headers = answer_headers(response)
         self._mark(headers, exchange)
         begun, ended = b"", False
-        if not _is_stream(response):
+        if not _comes_in_pieces(response, exchange):
             begun, ended = await self._beginning(response)
         if not ended:
             return await self._pipe(request, response, exchange, headers, begun)
@@ -194,7 +194,7 @@ class Proxy:
         out = web.StreamResponse(status=response.status, headers=headers)
         if (length := response.headers.get("content-length", "")).isdigit():
             out.content_length = int(length)
-        tail = Tail()
+        tail = Tail.of(contents=self.contents)
         await out.prepare(request)
         try:
             async for part in self._parts(response, begun):
@@ -206,7 +206,7 @@ class Proxy:
             return out
         finally:
             exchange.last_at = time.perf_counter()
-            self._note(exchange, tail.head, tail.end, tail.bytes_seen)
+            self._note(exchange, bytes(tail.head), tail.end, tail.bytes_seen)
         await out.write_eof()
         return out
 
@@ -251,10 +251,7 @@ class Proxy:
 
 def api_of(request: web.Request) -> Api | None:
     """The API of a request to a model, None for all others."""
-    if request.method != "POST":
-        return None
-    path = request.rel_url.raw_path.rstrip("/")
-    return next((api for end, api in APIS.items() if path.endswith(end)), None)
+    return api_of_path(request.rel_url.raw_path) if request.method == "POST" else None
 
 
 def refusal(refused: Refused) -> web.Response:
@@ -280,17 +277,6 @@ async def _broken_off(request: web.Request, out: web.StreamResponse, refused: Re
     transport.close()
 
 
-async def _applied(body: dict[str, Any], api: Api, served: Served, exchange: Exchange) -> Augmented:
-    """The library in the request. Picking by the question may embed it, which must not hold up the others."""
-    try:
-        if served.prepared.asks:
-            return await asyncio.to_thread(augment, body, api, served)
-        return augment(body, api, served)
-    except StoreError:  # an answer without notes is worth more than none; the log and the metrics tell
-        exchange.error = "retrieval_failed"
-        return Augmented(body=body, version=served.version)
-
-
 def _dumped(body: Any) -> bytes | None:
     try:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
@@ -298,6 +284,16 @@ def _dumped(body: Any) -> bytes | None:
         return json.dumps(body, separators=(",", ":")).encode()
     except RecursionError:
         return None
+
+
+def _comes_in_pieces(response: ClientResponse, exchange: Exchange) -> bool:
+    """Streams, and what may be one: speech, lines of JSON. What is one JSON is read first: half of it is of no use."""
+    asked_whole = exchange.route in ("chat", "responses") and not exchange.stream
+    empty = response.method == "HEAD" or response.status in (204, 304)
+    if asked_whole or empty or "content-length" in response.headers:
+        return _is_stream(response)
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind != "application/json" and not kind.endswith("+json")
 
 
 def _is_stream(response: ClientResponse) -> bool:

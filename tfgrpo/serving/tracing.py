@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfgrpo.errors import missing_extra
-from tfgrpo.serving.exchange import Exchange
+from tfgrpo.serving.exchange import MAX_MODEL, Exchange
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -41,15 +41,16 @@ class Tracing:
         """Begins the span of a model call; the headers by which the server continues the trace."""
         if exchange.route not in ("chat", "responses"):
             return {}
+        model = exchange.model[:MAX_MODEL]
         given = {name.lower(): headers[name] for name in ("traceparent", "tracestate") if name in headers}
         span = self._tracer.start_span(
-            f"chat {exchange.model}".rstrip(),
+            f"chat {model}".rstrip(),
             context=self._context.extract(given),
             kind=self._trace.SpanKind.CLIENT,
             start_time=time.time_ns() - int(1e9 * (time.perf_counter() - exchange.started)),
             attributes={
                 "gen_ai.operation.name": "chat",
-                "gen_ai.request.model": exchange.model,
+                "gen_ai.request.model": model,
                 "gen_ai.request.stream": exchange.stream,
                 **self._place,
             },

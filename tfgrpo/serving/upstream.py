@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from aiohttp import (
     ClientConnectorError,
@@ -51,7 +52,6 @@ class Upstream:
 
     async def open(self) -> None:
         """Makes the connection pool."""
-        loopback = is_loopback(self.base.host or "")
         timeout = ClientTimeout(
             total=None, connect=None, sock_connect=self._limits.connect_s, sock_read=self._limits.timeout_s
         )
@@ -60,7 +60,7 @@ class Upstream:
             cookie_jar=DummyCookieJar(),
             auto_decompress=False,
             timeout=timeout,
-            trust_env=not loopback,
+            proxy=proxy_of_environment(self.base),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
 
@@ -102,6 +102,17 @@ class Upstream:
         """The server's answer as soon as its head has arrived."""
         assert self._session is not None, "Upstream.open() was not awaited"
         return await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
+
+
+def proxy_of_environment(base: URL) -> str | None:
+    """The HTTP proxy that the environment names for a server (HTTPS_PROXY, NO_PROXY), asked for once.
+
+    aiohttp's `trust_env` would ask for it in a thread at every request, and add passwords of ~/.netrc to them: those
+    are not the client's.
+    """
+    host = base.host or ""
+    found = None if is_loopback(host) or proxy_bypass(host) else getproxies().get(base.scheme)
+    return found if not found or "://" in found else f"http://{found}"
 
 
 def answer_headers(response: ClientResponse) -> CIMultiDict[str]:

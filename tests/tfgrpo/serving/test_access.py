@@ -40,6 +40,10 @@ async def test_the_proxys_token_is_never_handed_on(places):
         assert (await ask(client, headers={**bearer(KEY), "X-Tfgrpo-Token": BOB})).status == 200
         assert upstream.seen[-1][2]["Authorization"] == f"Bearer {KEY}"
         assert "X-Tfgrpo-Token" not in upstream.seen[-1][2]
+        for twice in ({**bearer(BOB)}, {"api-key": ALICE, **bearer(KEY)}, {"Authorization": f"bearer  {BOB}"}):
+            assert (await ask(client, headers={**twice, "x-tfgrpo-token": BOB})).status == 200
+            assert ALICE not in str(upstream.seen[-1][2]) and BOB not in str(upstream.seen[-1][2])
+        assert (await ask(client, headers={"Authorization": f"bearer {BOB}"})).status == 200
     async with Upstream() as upstream, proxied(upstream, places, tokens=TOKENS, key="sk-server-0123") as client:
         await ask(client, headers=bearer(ALICE))
         assert upstream.seen[-1][2]["Authorization"] == "Bearer sk-server-0123"
@@ -73,6 +77,15 @@ async def test_the_operator_reads_the_pages_and_no_library(places):
             assert set((await response.json())["libraries"]) == {"alice", "bob"}
         answer = await ask(client, headers=bearer(OPERATOR))
         assert (answer.status, answer.json["error"]["code"]) == (403, "no_library")
+
+
+async def test_a_page_of_another_host_learns_nothing_of_the_libraries(tmp_path):
+    """By DNS rebinding a page reaches loopback under its own name, and may read what it gets."""
+    async with Upstream() as upstream, proxied(upstream, library(tmp_path, "x")) as client:
+        async with client.get("/readyz", headers={"Host": "evil.example"}) as response:
+            assert await response.json() == {"status": "ready"}
+        async with client.get("/readyz") as response:
+            assert "libraries" in await response.json()
 
 
 async def test_an_address_that_others_reach_needs_tokens(tmp_path, places):

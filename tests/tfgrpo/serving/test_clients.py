@@ -9,70 +9,15 @@ import base64
 import json
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import openai
 import pytest
 from aiohttp import web
+from answering import ASK, TOOL, answer, stream
 from clients import CLIENTS, installed, run
 from pydantic import BaseModel
-from upstreams import NOTE, Upstream, completion, library, proxied
-
-ASK = [{"role": "user", "content": "5 km in m?"}]
-TOOL = {"type": "function", "function": {"name": "convert", "parameters": {"type": "object", "properties": {}}}}
-
-
-async def answer(request, body):
-    """A chat or a response, whole or streamed; its words are the first 40 characters of what stands before them."""
-    if request.method == "GET":
-        return web.json_response(
-            {"object": "list", "data": [{"id": "m", "object": "model", "created": 1, "owned_by": "x"}]}
-        )
-    data = json.loads(body)
-    if request.path.endswith("/responses"):
-        return await _response(request, data)
-    words = "5000" if NOTE in str(data["messages"]) else "bare"
-    if data.get("response_format"):
-        words = '{"metres": 5000}'
-    if not data.get("stream"):
-        reply = completion(words)
-        if data.get("tools"):
-            call = {"id": "call-1", "type": "function", "function": {"name": "convert", "arguments": "{}"}}
-            reply["choices"][0] |= {"finish_reason": "tool_calls"}
-            reply["choices"][0]["message"] |= {"content": None, "tool_calls": [call]}
-        return web.json_response(reply)
-    pieces = [{"role": "assistant", "content": ""}, *({"content": c} for c in words)]
-    base = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    chunks = [{**base, "choices": [{"index": 0, "delta": piece, "finish_reason": None}]} for piece in pieces]
-    chunks.append({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    return await _stream(request, [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + ["data: [DONE]\n\n"])
-
-
-async def _response(request, data):
-    words = "5000" if NOTE in (data.get("instructions") or "") else "bare"
-    text = {"type": "output_text", "text": words, "annotations": []}
-    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [text]}
-    usage = {
-        "input_tokens": 9, "output_tokens": 1, "total_tokens": 10, "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens_details": {"reasoning_tokens": 0},
-    }  # fmt: skip
-    whole = {
-        "id": "resp_1", "object": "response", "created_at": 1, "model": "m", "status": "completed", "output": [item],
-        "parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "usage": usage,
-    }  # fmt: skip
-    if not data.get("stream"):
-        return web.json_response(whole)
-    delta = {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "content_index": 0}
-    events = [{**delta, "delta": c, "sequence_number": n, "logprobs": []} for n, c in enumerate(words)]
-    events.append({"type": "response.completed", "response": whole, "sequence_number": len(events)})
-    return await _stream(request, [f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events])
-
-
-async def _stream(request, pieces):
-    out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await out.prepare(request)
-    for piece in pieces:
-        await out.write(piece.encode())
-    return out
+from upstreams import NOTE, Upstream, library, proxied
 
 
 @pytest.fixture
@@ -157,7 +102,7 @@ async def test_curl_streams(proxy):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_a_curl_that_is_killed_cancels_the_server(proxy):
     async def forever(request, body):
-        await _stream(request, ["data: {}\n\n"])
+        await stream(request, ["data: {}\n\n"])
         await asyncio.sleep(3600)
 
     proxy.upstream.answer = forever
@@ -199,6 +144,31 @@ for await (const chunk of await client.chat.completions.create({model: "m", mess
 const reply = await client.responses.create({model: "m", input: "5 km in m?"});
 console.log(whole.choices[0].message.content, words, reply.output_text);
 """
+
+
+IN_CODE = """
+import os, openai, tfgrpo
+from langchain_openai import ChatOpenAI
+given = {"base_url": os.environ["URL"], "api_key": "sk-client"}
+client = tfgrpo.wrap(openai.OpenAI(**given), os.environ["LIBRARY"])
+model = ChatOpenAI(model="m", root_client=client, client=client.chat.completions, **given)
+print(model.invoke("5 km in m?").content, "".join(piece.content for piece in model.stream("5 km in m?")))
+print(client.responses.create(model="m", input="5 km in m?").output_text, client.experience.last.labels)
+"""
+
+
+@pytest.mark.slow
+async def test_langchain_over_a_client_that_is_wrapped_in_code(tmp_path):
+    """In an environment that holds none of our dependencies: an exported file needs none."""
+    root = str(Path(__file__).parents[3])
+    async with Upstream(answer) as upstream:
+        given = {"URL": upstream.url, "LIBRARY": library(tmp_path, NOTE), "PYTHONPATH": root}
+        out = await run(installed("bin/python"), "-c", IN_CODE, **given)
+    assert out == "5000 5000\n5000 ('E1@1',)\n"
+    missing = (
+        "import importlib.util as u; print([n for n in ('chromadb', 'torch', 'numpy', 'aiohttp') if u.find_spec(n)])"
+    )
+    assert await run(installed("bin/python"), "-c", missing) == "[]\n"
 
 
 @pytest.mark.slow

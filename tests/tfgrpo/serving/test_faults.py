@@ -162,6 +162,38 @@ async def test_a_request_that_does_not_arrive_is_given_up(tmp_path):
         assert not upstream.seen
 
 
+async def test_bodies_together_are_limited_and_given_back(tmp_path):
+    go_on = asyncio.Event()
+
+    async def answer(request, body):
+        await go_on.wait()
+        return web.json_response({})
+
+    long = {"model": "m", "messages": [{"role": "user", "content": "x" * 700}]}
+    limits = Limits(body_bytes=1000, held_bytes=1500)
+    async with Upstream(answer) as upstream, proxied(upstream, library(tmp_path, NOTE), limits=limits) as client:
+        held = asyncio.create_task(ask(client, long))
+        await upstream.holding(1)
+        assert (await ask(client, long)).status == 429
+        small = asyncio.create_task(ask(client))
+        await upstream.holding(2)
+        go_on.set()
+        assert [(await held).status, (await small).status, (await ask(client, long)).status] == [200, 200, 200]
+        assert client.server.proxy.slots.held == 0
+
+
+async def test_an_upload_that_stops_is_given_up(tmp_path):
+    async with (
+        Upstream() as upstream,
+        proxied(upstream, library(tmp_path, NOTE), limits=Limits(upload_s=0.2)) as client,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(client.server.url.rpartition(":")[2]))
+        writer.write(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 408")
+        writer.close()
+        assert lines(client.log)[-1]["error"] == "slow_request" and client.server.in_flight == 0
+
+
 async def test_above_the_limit_of_concurrency_others_are_told_to_wait(tmp_path):
     go_on = asyncio.Event()
 

@@ -3,6 +3,9 @@
 import asyncio
 import io
 import json
+import threading
+import time
+from collections import deque
 
 import pytest
 from aiohttp import web
@@ -49,6 +52,47 @@ async def test_contents_stand_in_the_log_only_when_asked_for(tmp_path):
         if contents:
             line = json.loads(text)
             assert question in line["request"] and "served-model" in line["answer"]
+
+
+async def test_all_of_a_stream_stands_in_the_log_when_asked_for(tmp_path):
+    async def answer(request, body):
+        out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await out.prepare(request)
+        for n in range(50):
+            await out.write(f"data: piece {n}\n\n".encode())
+            await asyncio.sleep(0)
+        return out
+
+    async with Upstream(answer) as upstream, proxied(upstream, library(tmp_path, NOTE), contents=True) as client:
+        got = await ask(client, {**CHAT, "stream": True})
+        assert lines(client.log)[-1]["answer"] == got.body.decode()
+
+
+async def test_a_model_may_have_any_name(tmp_path):
+    exporter = InMemorySpanExporter()
+    async with Upstream() as upstream, proxied(upstream, library(tmp_path, NOTE)) as client:
+        _traced(client, exporter)
+        await ask(client, {**CHAT, "model": "x" * 100_000})
+        assert len(upstream.last["model"]) == 100_000
+    assert len(exporter.get_finished_spans()[0].name) < 300
+
+
+def test_two_flushes_at_once_lose_and_double_nothing():
+    class Slow(deque):
+        def popleft(self):
+            time.sleep(0.002)
+            return super().popleft()
+
+    log = Log(io.StringIO())
+    log._waiting = Slow()
+    for n in range(20):
+        log.write({"n": n})
+    threads = [threading.Thread(target=log.flush) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [line["n"] for line in lines(log)] == list(range(20))
 
 
 async def test_keys_stand_nowhere(tmp_path, caplog):
@@ -209,7 +253,7 @@ def test_a_tail_keeps_the_end_and_no_more():
     data = bytes(range(256)) * 1000
     for start in range(0, len(data), 777):
         tail.add(data[start : start + 777])
-    assert tail.bytes_seen == len(data) and tail.end == data[-8192:] and tail.head == data[:777]
+    assert tail.bytes_seen == len(data) and tail.end == data[-8192:] and tail.head == data[:8192]
     assert sum(map(len, tail._parts)) <= 5 * 8192
 
 

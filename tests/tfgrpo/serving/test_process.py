@@ -1,40 +1,19 @@
 """`tfgrpo serve` as a process: started, followed, killed, with a Chroma server that comes and goes."""
 
 import asyncio
-import contextlib
 import json
-import os
 import signal
-import sys
 
 import pytest
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from chromas import Chroma
 from cli import call
-from upstreams import CHAT, KEY, NOTE, Upstream, library
+from upstreams import CHAT, KEY, NOTE, Upstream, library, serving
 
 import experience_store
 from experience_store import Edit
 
 slow = pytest.mark.slow
-
-
-@contextlib.asynccontextmanager
-async def serving(*args, **env):
-    """The command, running: its process, with the URL that it printed."""
-    command = (sys.executable, "-m", "tfgrpo.cli.main", "serve", "--port", "0", *map(str, args))
-    process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
-        assert line.startswith("tfgrpo serves at "), line + (await process.stderr.read()).decode()
-        process.url = line.split()[3].rstrip(",")
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 async def ask(session, url, body=CHAT):

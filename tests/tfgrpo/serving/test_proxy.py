@@ -7,8 +7,10 @@ import json
 import pytest
 from aiohttp import ClientPayloadError, web
 from upstreams import CHAT, KEY, NOTE, Upstream, ask, completion, library, lines, proxied
+from yarl import URL
 
 from experience_store.render import HEADING
+from tfgrpo.serving.upstream import proxy_of_environment
 
 BLOCK = f"{HEADING}\n- {NOTE}"
 STREAM = [
@@ -113,6 +115,28 @@ async def test_a_stream_is_not_held_back(tmp_path):
     ):
         assert await asyncio.wait_for(response.content.readany(), 5) == STREAM[1]
         go_on.set()
+
+
+@pytest.mark.parametrize("kind", ["audio/mpeg", "application/x-ndjson"])
+async def test_what_is_no_json_is_not_held_back_either(tmp_path, kind):
+    go_on = asyncio.Event()
+
+    async def answer(request, body):
+        out = web.StreamResponse(headers={"Content-Type": kind})
+        await out.prepare(request)
+        await out.write(b"first")
+        await asyncio.wait_for(go_on.wait(), 10)
+        await out.write(b"second")
+        return out
+
+    async with (
+        Upstream(answer) as upstream,
+        proxied(upstream, library(tmp_path, NOTE)) as client,
+        client.post("/v1/audio/speech", json={}) as response,
+    ):
+        assert await asyncio.wait_for(response.content.readany(), 5) == b"first"
+        go_on.set()
+        assert await response.content.read() == b"second"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -250,6 +274,31 @@ async def test_an_absolute_target_goes_nowhere_else(tmp_path):
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
         writer.close()
         assert upstream.seen[0][1] == "/v1/models"
+
+
+async def test_passwords_of_this_machine_go_nowhere(tmp_path, monkeypatch):
+    """A ~/.netrc that names the server is the user's, and none of the client's requests."""
+    (tmp_path / "netrc").write_text("machine 0.0.0.0 login me password secret")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    async with Upstream() as upstream:
+        place = upstream.url.replace("127.0.0.1", "0.0.0.0")  # here too, by a name that is not loopback's
+        async with proxied(place, library(tmp_path, NOTE)) as client:
+            assert (await ask(client)).status == 200
+            async with client.get("/v1/models") as response:
+                assert response.status == 200
+        assert upstream.seen[0][2]["Authorization"] == f"Bearer {KEY}" and "Authorization" not in upstream.seen[1][2]
+
+
+async def test_the_environments_http_proxy_is_used(tmp_path, monkeypatch):
+    async with Upstream() as upstream:
+        for address in (upstream.url.removesuffix("/v1"), upstream.url.removeprefix("http://").removesuffix("/v1")):
+            monkeypatch.setenv("http_proxy", address)
+            async with proxied("http://model.example/v1", library(tmp_path, NOTE)) as client:
+                assert (await ask(client)).status == 200
+        assert [path for _, path, _, _ in upstream.seen] == ["http://model.example/v1/chat/completions"] * 2
+        monkeypatch.setenv("no_proxy", "model.example")
+        assert proxy_of_environment(URL("http://model.example/v1")) is None
+        assert proxy_of_environment(URL("http://127.0.0.1:8000/v1")) is None
 
 
 async def test_keep_alive_connections_serve_one_request_after_the_other(tmp_path):

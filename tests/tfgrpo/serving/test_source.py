@@ -125,7 +125,7 @@ def test_a_follower_that_dies_of_a_bug_says_so(store):
     source = LibrarySource(Scripted(store.at(1), KeyError("a bug")))
     follower = Follower({"a": source}, every_s=0.01).start()
     follower._thread.join(10)
-    assert "restart the server" in source.status().problem
+    assert "restart the program" in source.status().problem
     assert source.current().version == "v1"
 
 
