@@ -218,8 +218,9 @@ class _TaughtScores(torch.autograd.Function):
         ctx.found, ctx.lesson, ctx.numbers, ctx.measure = found, lesson, numbers, measure
         ctx.options = scale, softcap, rows
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(found.kl)
-        return logp, entropy, found.value, found.kl
+        value, kl = found.value.clone(), found.kl.clone()  # an output that its own node holds would never be freed
+        ctx.mark_non_differentiable(kl)
+        return logp, entropy, value, kl
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

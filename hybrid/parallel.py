@@ -181,7 +181,8 @@ class Ranks:
                     grad.copy_(part.view_as(grad))
 
     def close(self) -> None:
-        """Leaves the group."""
+        """Leaves the group, and lets go of those whose jobs it knew: a model in a cycle would stay for long."""
+        self.jobs.clear()
         if self.watchdog is not None:
             self.watchdog.close()
             dist.destroy_process_group()

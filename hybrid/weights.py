@@ -9,6 +9,7 @@ bfloat16; a model that computes in float32 is its own master and costs no copy.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,23 +42,13 @@ class Weights:
         self._output = next((name for name, p in self.parameters.items() if p is output), None)
         self.masters = {name: p if p.dtype == torch.float32 else _master(p) for name, p in self.parameters.items()}
         self._hooks = [
-            p.register_post_accumulate_grad_hook(lambda narrow, name=name: self._take(name, narrow))
+            p.register_post_accumulate_grad_hook(partial(_take, self.masters[name]))
             for name, p in self.parameters.items()
             if self.masters[name] is not p
         ]
         self.optimizer = torch.optim.AdamW(
             list(self.masters.values()), lr=lr, betas=betas, weight_decay=decay, fused=True
         )
-
-    def _take(self, name: str, narrow: Tensor) -> None:
-        master, grad = self.masters[name], narrow.grad
-        if grad is None:
-            return
-        if master.grad is None:
-            master.grad = grad.to(master.dtype)
-        else:
-            master.grad += grad
-        narrow.grad = None
 
     def ready(self) -> None:
         """Gradients of 0, before activations are made; those of a cut model are FSDP's to make.
@@ -156,6 +147,18 @@ class Weights:
             if f"step/{name}" in state:
                 kept = {kind: state[f"{kind}/{name}"].clone() for kind in (*MOMENTS, "step")}
                 self.optimizer.state[master] = {kind: tensor.to(master.device) for kind, tensor in kept.items()}
+
+
+def _take(master: Tensor, narrow: Tensor) -> None:
+    """Adds a gradient to the master's and drops it. Knows nothing else: a hook that knew more would close a cycle."""
+    grad = narrow.grad
+    if grad is None:
+        return
+    if master.grad is None:
+        master.grad = grad.to(master.dtype)
+    else:
+        master.grad += grad
+    narrow.grad = None
 
 
 def _master(p: Tensor) -> Tensor:
