@@ -13,14 +13,14 @@ from tfgrpo.report import Change, Measured, change_lines, measured_from, spent_w
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """One point of a strategy's curve, per problem: `n` answers at most, mean calls and cost with the judge's, the score.
+    """One point of a strategy's curve, per problem: `n` answers at most, mean calls and cost, and the score.
 
-    `usd` is None where a price is unknown.
+    The judge's calls are in it. `usd` is None where a price is unknown.
 
     Example:
         >>> half = Measured(mean=0.5, low=0.4, high=0.6, n=90)
         >>> Point(rule="vote(n=4)", n=2, calls=2.0, tokens=180.0, usd=0.00125, score=half).words()
-        'n=2   2.00 calls  180 tokens  $0.00125  0.500 (95 % 0.400..0.600)'
+        'n=2   2.00 calls  180 tokens  $0.001250  0.500 (95 % 0.400..0.600)'
     """
 
     rule: str
@@ -37,14 +37,15 @@ class Point:
 
     @property
     def cost_words(self) -> str:
-        """Such as "$0.00125", or "price unknown"."""
-        return "price unknown" if self.usd is None else f"${self.usd:.3g}"
+        """Such as "$0.001250", or "price unknown"."""
+        if self.usd is None:
+            return "price unknown"
+        return f"${self.usd:.6f}" if self.usd < 0.01 else f"${self.usd:.4f}"
 
     def words(self) -> str:
         """The point in one line."""
-        return (
-            f"n={self.n:<2}  {self.calls:.2f} calls  {self.tokens:.0f} tokens  {self.cost_words}  {self.score.words()}"
-        )
+        cost = f"{self.calls:.2f} calls  {self.tokens:.0f} tokens  {self.cost_words}"
+        return f"n={self.n:<2}  {cost}  {self.score.words()}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,8 +74,8 @@ KINDS = (
         name="strategy",
         title="From several answers to one",
         places=("tfgrpo.strategies.named:STRATEGIES",),
-        about="What is asked of a model when one answer is wanted and more may be paid for: `tfgrpo evaluate --strategy "
-        "vote:5`, `tfgrpo serve --strategy vote:5`. None sees a reference answer, save the bound `oracle`.",
+        about="What is asked when one answer is wanted and more may be paid for: `tfgrpo evaluate --strategy vote:5`, "
+        "`tfgrpo serve --strategy vote:5`. None sees a reference answer, save the bound `oracle`.",
     ),
     Kind(
         name="aggregation",

@@ -2,8 +2,8 @@
 
     await vote(5)(problem, sample)      the answer that most of five agree on
 
-`resolve_strategy("vote:5")` gives one by name, `tfgrpo methods --kind strategy` lists them. `tfgrpo evaluate --strategy`
-measures one beside the plain answer, `tfgrpo serve --strategy` puts one before a server.
+`resolve_strategy("vote:5")` gives one by name, `tfgrpo methods --kind strategy` lists them; `tfgrpo evaluate
+--strategy` measures one beside the plain answer, `tfgrpo serve --strategy` puts one before a server.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tfgrpo import stats
 from tfgrpo.measurement import Point
 from tfgrpo.report import Measured
 from tfgrpo.strategies.base import Bill, Chosen, Replayable, Strategy
-from tfgrpo.strategies.formulas import beta_confidence, majority, orders, sizes
+from tfgrpo.strategies.formulas import decided_after, majority, orders, sizes
 
 Pick = Callable[[Sequence[str | None], Sequence[float]], int]
 
@@ -97,26 +97,20 @@ def _replayed(row: Scored, m: int, pick: Pick, seed: int) -> _Value:
 
 
 def _stopped(row: Scored, m: int, confidence: float, seed: int) -> _Value:
-    numbers = sorted(row.chosen.answers)
-    found = [_until(row, [numbers[i] for i in order], confidence) for order in _orders(len(numbers), m, seed)]
-    return _Value(*(float(np.mean([getattr(v, name) for v in found])) for name in _Value.__dataclass_fields__))
-
-
-def _orders(n: int, m: int, seed: int) -> list[tuple[int, ...]]:
-    return orders(n, min(m, n), seed=seed)
-
-
-def _until(row: Scored, order: Sequence[int], confidence: float) -> _Value:
-    """The vote along one order of answers, until it is decided."""
-    readings: list[str | None] = []
-    for number in order:
-        readings.append(row.chosen.readings.get(number))
-        count = majority(readings)
-        if beta_confidence(count.first, count.second) >= confidence:
-            break
-    winner = order[majority(readings).place]
-    bill = Bill.of(row.chosen.answers[number] for number in order[: len(readings)])
-    return _Value(row.scores[winner], bill.calls, bill.usage.total_tokens, _dollars(bill))
+    chosen = row.chosen
+    numbers = sorted(chosen.answers)
+    readings = [chosen.readings.get(number) for number in numbers]
+    bills = [Bill.of([chosen.answers[number]]) for number in numbers]
+    tokens, dollars = [bill.usage.total_tokens for bill in bills], [_dollars(bill) for bill in bills]
+    drawn = orders(len(numbers), min(m, len(numbers)), seed=seed)
+    used = [order[: decided_after([readings[i] for i in order], confidence)] for order in drawn]
+    winners = [order[majority([readings[i] for i in order]).place] for order in used]
+    return _Value(
+        _mean([row.scores[numbers[i]] for i in winners]),
+        float(np.mean([len(order) for order in used])),
+        float(np.mean([sum(tokens[i] for i in order) for order in used])),
+        float(np.mean([sum(dollars[i] for i in order) for order in used])),
+    )
 
 
 def _cut(row: Scored, m: int) -> _Value:

@@ -6,6 +6,7 @@ for nobody); m answers of which only the first are looked at.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -44,6 +45,7 @@ def majority(readings: Sequence[str | None]) -> Count:
     return Count(ranked[0][0], len(ranked[0]), len(ranked[1]) if len(ranked) > 1 else 0)
 
 
+@functools.cache
 def beta_confidence(first: int, second: int) -> float:
     """P(p > 1/2) for p ~ Beta(first + 1, second + 1): how sure it is that the leader stays ahead of the next answer.
 
@@ -71,6 +73,23 @@ def cannot_be_overtaken(first: int, second: int, left: int) -> bool:
         (True, False)
     """
     return first > second + left
+
+
+def decided_after(readings: Sequence[str | None], confidence: float) -> int:
+    """How many of these answers, in their order, an adaptive vote asks for until it is sure enough.
+
+    Example:
+        >>> decided_after(["5", "7", "5", "5", "5", "5", "5", "5"], 0.95), decided_after(["5", "7"], 0.95)
+        (7, 2)
+    """
+    votes: dict[str, int] = {}
+    for place, reading in enumerate(readings):
+        if reading is not None:
+            votes[reading] = votes.get(reading, 0) + 1
+        first, second = (*sorted(votes.values(), reverse=True)[:2], 0, 0)[:2]
+        if beta_confidence(first, second) >= confidence:
+            return place + 1
+    return len(readings)
 
 
 def best_place(scores: Sequence[float]) -> int:
