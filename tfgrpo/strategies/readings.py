@@ -70,7 +70,8 @@ def read_choice(problem: Problem, completion: Completion) -> str | None:
 
 def read_calls(problem: Problem, completion: Completion) -> str | None:
     """The tool calls of the last message, arguments in any order."""
-    made = [call for message in completion.messages[-1:] for call in message.get("tool_calls") or ()]
+    found = [message.get("tool_calls") for message in completion.messages[-1:]]
+    made = [call for calls in found if isinstance(calls, list | tuple) for call in calls if isinstance(call, Mapping)]
     return _canonical([_call(call) for call in made]) if made else None
 
 
@@ -185,7 +186,9 @@ def _canonical(value: Any) -> str:
 
 
 def _call(call: Message) -> list[Any]:
-    function = call.get("function") or {}
+    function = call.get("function")
+    if not isinstance(function, Mapping):
+        return [function, None]
     arguments = function.get("arguments")
     try:
         parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
