@@ -10,9 +10,9 @@ from tfgrpo.html_parts import Html, clean, section, table, tag
 from tfgrpo.measurement import Point
 
 NOTE = (
-    "Mean score against mean cost of one problem, at 1, 2, 4, ... answers, with 95 % intervals over problems; the first "
-    "point is the plain answer. Points below all answers are told from the answers that were paid: where a strategy asks "
-    "for the same number whatever they say, as the mean over their orders, which also evens out ties."
+    "Mean score against mean cost of one problem, at 1, 2, 4, ... answers, with 95 % intervals over problems; the "
+    "first point is the plain answer. Points below all answers are told from answers that were paid: where a strategy "
+    "asks for the same number whatever they say, as the mean over their orders, which also evens out ties."
 )
 
 
