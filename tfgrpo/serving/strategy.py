@@ -160,7 +160,7 @@ class _Asking:
             finish_reason=_reason(answer["choices"][0]),
         )
 
-    async def more(self, doubt: float, calls: int) -> bool:
+    async def more(self, urgency: float, calls: int) -> bool:
         return self.pool is None or self.pool.more(calls)
 
     async def asked(self, body: Mapping[str, Any]) -> tuple[Reply, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Who is granted further calls when there are not enough for all: the questions that are most open.
 
-Rounds    all questions are there from the start: each round, the most doubtful ones first; the same every time
+Rounds    all questions are there from the start: the most urgent quarter gets its calls, then all are looked at again;
+          the same every time
 Pool      questions come as they come: each brings a mean number of calls, and takes what others left
 """
 
@@ -9,17 +10,26 @@ from __future__ import annotations
 import asyncio
 import math
 
+SHARE = 4  # a round is for one question in so many
+
 
 class Rounds:
-    """Calls for a fixed set of questions. A round is over when every open question has asked for more or left.
+    """Calls for a fixed set of questions.
+
+    A round begins when every open question waits: the most urgent quarter is granted its calls, the others wait on.
+    When the calls are used up, all who wait are refused.
 
     Example:
         >>> async def three():
         ...     rounds = Rounds(seats=3, calls=1)
-        ...     wants = [rounds.more(seat, doubt, 1) for seat, doubt in enumerate((0.1, 0.5, 0.25))]
-        ...     return await asyncio.gather(*wants)
+        ...     wants = [rounds.more(seat, urgency, 1) for seat, urgency in enumerate((0.1, 0.5, 0.25))]
+        ...     asked = [asyncio.ensure_future(want) for want in wants]
+        ...     print(await asked[1])
+        ...     rounds.leave(1)
+        ...     return await asyncio.gather(asked[0], asked[2])
         >>> asyncio.run(three())
-        [False, True, False]
+        True
+        [False, False]
     """
 
     def __init__(self, *, seats: int, calls: float) -> None:
@@ -27,10 +37,10 @@ class Rounds:
         self._open = seats
         self._asked: dict[int, tuple[float, int, asyncio.Future[bool]]] = {}
 
-    async def more(self, seat: int, doubt: float, calls: int) -> bool:
-        """Whether this question gets `calls` more; answered when the round is over."""
+    async def more(self, seat: int, urgency: float, calls: int) -> bool:
+        """Whether this question gets `calls` more; answered in a round in which it is urgent enough."""
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._asked[seat] = (doubt, calls, answer)
+        self._asked[seat] = (urgency, calls, answer)
         self._settle()
         return await answer
 
@@ -43,8 +53,10 @@ class Rounds:
     def _settle(self) -> None:
         if not self._asked or len(self._asked) < self._open:
             return
-        asked, self._asked = self._asked, {}
-        for _, (_, calls, answer) in sorted(asked.items(), key=lambda item: (-item[1][0], item[0])):
+        order = sorted(self._asked, key=lambda seat: (-self._asked[seat][0], seat))
+        affordable = [seat for seat in order if self._asked[seat][1] <= self.left]
+        for seat in affordable[: -(-len(order) // SHARE)] or order:
+            _, calls, answer = self._asked.pop(seat)
             granted = calls <= self.left
             self.left -= calls if granted else 0
             if not answer.done():  # its question was given up

@@ -38,8 +38,8 @@ class Sample(Protocol):
         """
         ...
 
-    async def more(self, doubt: float, calls: int) -> bool:
-        """Whether so many further calls are granted, given how doubtful the answer still is (0 sure, 1/2 open)."""
+    async def more(self, urgency: float, calls: int) -> bool:
+        """Whether so many further calls are granted; of two questions the one of greater urgency comes first."""
         ...
 
 

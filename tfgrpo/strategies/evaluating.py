@@ -140,8 +140,8 @@ class _Sampling:
         run.answered += 1
         return reply
 
-    async def more(self, doubt: float, calls: int) -> bool:
-        return self.run.rounds is None or await self.run.rounds.more(self.seat, doubt, calls)
+    async def more(self, urgency: float, calls: int) -> bool:
+        return self.run.rounds is None or await self.run.rounds.more(self.seat, urgency, calls)
 
 
 class RefusedError(Exception):

@@ -65,6 +65,18 @@ def beta_confidence(first: int, second: int) -> float:
     return sum(math.comb(flips, i) for i in range(first + 1)) / (1 << flips)
 
 
+def urgency(count: Count, asked: int) -> float:
+    """What one more answer is worth: `(1 - beta_confidence(v1, v2)) / asked`, the doubt that is left per answer so far.
+
+    Ours. Doubt alone would spend everything on questions to which no two answers agree.
+
+    Example:
+        >>> urgency(Count(0, 2, 2), 4) > urgency(Count(0, 1, 1), 8) > urgency(Count(0, 3, 0), 3)
+        True
+    """
+    return (1.0 - beta_confidence(count.first, count.second)) / max(asked, 1)
+
+
 def cannot_be_overtaken(first: int, second: int, left: int) -> bool:
     """Whether the leader wins whatever the answers that are `left` say: `v1 > v2 + left`.
 

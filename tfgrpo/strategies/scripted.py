@@ -33,7 +33,7 @@ class Said:
             cost_usd=0.01,
         )
 
-    async def more(self, doubt: float, calls: int) -> bool:
+    async def more(self, urgency: float, calls: int) -> bool:
         """Yes, until `grants` are used up."""
         if self.grants is None:
             return True

@@ -9,7 +9,7 @@ from typing import Literal
 from tfgrpo.errors import BudgetExhausted, InputError
 from tfgrpo.late import LateCaller
 from tfgrpo.strategies.base import Chosen, Drawn, Sample, check_count, draw, drawn_or_raise
-from tfgrpo.strategies.formulas import Count, beta_confidence, cannot_be_overtaken, majority
+from tfgrpo.strategies.formulas import Count, beta_confidence, cannot_be_overtaken, majority, urgency
 from tfgrpo.strategies.readings import Reading, reading_name, resolve_reading
 from tfgrpo.types import Completion, Problem
 
@@ -58,8 +58,8 @@ def adaptive(
         stop: "beta" or "sure".
         confidence: of the leader, for "beta"; 0.95 in the source, which then takes at least 4 answers.
         step: answers asked for at once; more is faster and stops later.
-        mean: calls per question over all questions; those whose vote is most open get what the others leave. With
-            fewer calls than `confidence` wants, what there is goes to the open ones.
+        mean: calls per question over all questions; the most urgent ones get what the others leave. In an evaluation
+            a budget of calls is such a mean.
         reading: as for `vote`.
 
     Source: arXiv 2305.11860 (paper and code, for "beta"; the source takes one answer at a time, up to 40). `mean` is
@@ -158,7 +158,7 @@ class Adaptive:
             count = majority([read(problem, answer) for answer in drawn.answers.values()])
             if self._enough(count, self.n - asked):
                 ended = ", which is enough"
-            elif asked < self.n and not await sample.more(self._doubt(count), min(self.step, self.n - asked)):
+            elif asked < self.n and not await sample.more(urgency(count, asked), min(self.step, self.n - asked)):
                 ended = ", and other questions need the calls more"
         if not drawn.answers:
             raise drawn.lost[0]
@@ -168,9 +168,6 @@ class Adaptive:
         if self.stop == "sure":
             return cannot_be_overtaken(count.first, count.second, left)
         return beta_confidence(count.first, count.second) >= self.confidence
-
-    def _doubt(self, count: Count) -> float:
-        return 1.0 - beta_confidence(count.first, count.second)
 
 
 def counted(problem: Problem, drawn: Drawn, reading: Reading | str, ended: str = "") -> Chosen:
