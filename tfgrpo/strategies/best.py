@@ -124,8 +124,9 @@ class Best:
         """
         if self.caller is not None:
             return
-        empty = Completion(prompt=problem.messages, messages=(), text="", policy="")
-        (outcome,) = await score_answers(self._reward, problem, [empty])
+        said = {"role": "assistant", "content": "42"}
+        answer = Completion(prompt=problem.messages, messages=(said,), text="42", policy="")
+        (outcome,) = await score_answers(self._reward, problem, [answer])
         if isinstance(outcome, RewardError):
             raise InputError(
                 f"best cannot choose by {self._reward.name!r}: {outcome}. What chooses sees no reference answer, since "
