@@ -49,6 +49,7 @@ def refine(n: int = 2, *, critique: bool = False, reading: Reading | str = "auto
         ('5', 'revised 2 times, and the last 2 say the same')
     """
     check_count("refine", n, 2)
+    resolve_reading(reading)
     return Refine(n=n, critique=critique, reading=reading)
 
 

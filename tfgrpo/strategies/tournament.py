@@ -48,6 +48,7 @@ def tournament(
         ('7', 'won 1 match of 1 among 2 different answers', 2)
     """
     check_count("tournament", n, 2)
+    resolve_reading(reading)
     return Tournament(n=n, caller=LateCaller() if caller is None else caller, rubric=rubric, reading=reading)
 
 

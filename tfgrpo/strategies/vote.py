@@ -36,6 +36,7 @@ def vote(n: int = 5, *, reading: Reading | str = "auto") -> Vote:
         '2 of 3 agree'
     """
     check_count("vote", n, 1)
+    resolve_reading(reading)
     return Vote(n=n, reading=reading)
 
 
@@ -73,6 +74,7 @@ def adaptive(
         ('4 of 4 agree, which is enough', 4)
     """
     check_count("adaptive", n, 2)
+    resolve_reading(reading)
     if stop not in ("beta", "sure") or not 0.5 < confidence < 1 or not 1 <= step <= n:
         raise InputError(
             f"adaptive needs stop 'beta' or 'sure', confidence between 0.5 and 1 and 1 <= step <= {n}; got {stop!r}, "

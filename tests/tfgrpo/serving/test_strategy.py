@@ -1,21 +1,28 @@
-"""A strategy before a server, over real HTTP: what goes out, what comes back, what it says it cost, and its failures."""
+"""A strategy before a server, over real HTTP: what goes out, what comes back, what it cost, and its failures."""
 
 import asyncio
 import gzip
+import itertools
 import json
 
 import openai
 import pytest
 from aiohttp import web
 from cli import call
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from multidict import CIMultiDict
 from upstreams import CHAT, KEY, NOTE, Upstream, ask, completion, library, lines, proxied
 
 from tfgrpo.errors import InputError
 from tfgrpo.rewards.simple import exact, regex
-from tfgrpo.serving.strategy import Several
+from tfgrpo.serving.refusal import Refused
+from tfgrpo.serving.strategy import Reply, Several
 from tfgrpo.strategies import adaptive, best, oracle, refine, resolve_strategy, tournament, vote
 
-URL = "/v1/chat/completions"
+KEYS = st.sampled_from(
+    ["content", "role", "tool_calls", "function", "arguments", "name", "text", "type", "total_tokens"]
+)
 
 
 def saying(*texts, **more):
@@ -60,16 +67,8 @@ async def test_the_answer_of_most_comes_back_with_the_usage_of_all(tmp_path):
         assert sorted(body["seed"] for body in asked) == [40, 41, 42, 43, 44]
         assert all(NOTE in body["messages"][0]["content"] and body["max_tokens"] == 9 for body in asked)
         assert {headers["Authorization"] for _, _, headers, _ in upstream.seen} == {f"Bearer {KEY}"}
-        (line,) = [row for row in lines(client.log) if row.get("route") == "chat"]
-        assert line["status"] == 200 and 450 in json.loads(json.dumps([*_numbers(line)]))
-
-
-def _numbers(value):
-    if isinstance(value, dict):
-        for inner in value.values():
-            yield from _numbers(inner)
-    elif isinstance(value, int | float):
-        yield value
+        (line,) = [row for row in lines(client.log) if row["event"] == "request"]
+        assert (line["status"], line["prompt_tokens"], line["completion_tokens"]) == (200, 450, 35)
 
 
 @pytest.mark.parametrize("usage", [False, True])
@@ -304,3 +303,48 @@ def test_the_command_line_refuses_what_cannot_work(tmp_path):
     ):
         refused = call(*base, *args)
         assert refused.code == 2 and words in refused.err, refused.err
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=8,
+)
+MESSAGE = st.fixed_dictionaries({"content": st.text(max_size=8) | st.none()}, optional={"tool_calls": JSON})
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "system", "tool", "assistant"])}, optional={"content": JSON}
+    ),
+    max_size=3,
+)
+REPLIES = JSON | st.fixed_dictionaries(
+    {"choices": st.lists(st.fixed_dictionaries({"message": JSON | MESSAGE}, optional={"finish_reason": JSON}))},
+    optional={"usage": JSON},
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    spec=st.sampled_from(["vote:3", "adaptive:3", "best:2", "tournament:3", "refine:2"]),
+    body=st.fixed_dictionaries(
+        {"messages": MESSAGES}, optional=dict.fromkeys(("seed", "n", "stream", "temperature"), JSON)
+    ),
+    replies=st.lists(st.tuples(st.sampled_from([200, 200, 200, 400, 500]), REPLIES), min_size=1, max_size=4),
+)
+def test_nothing_that_is_sent_or_answered_is_a_fault_of_ours(spec, body, replies):
+    """Whatever a client asks and a server says, there is an answer of the server, or a refusal."""
+    left = itertools.cycle(replies)
+
+    async def send(data):
+        status, reply = next(left)
+        raw = json.dumps(reply).encode()
+        return Reply(status=status, headers=CIMultiDict(), body=raw, plain=raw)
+
+    one = several(spec)
+    if one.takes(body, {}):
+        try:
+            reply = asyncio.run(one.answer(body, send, "r"))
+        except Refused as refused:
+            assert refused.status == 502
+        else:
+            assert reply.body and (reply.status >= 400 or reply.headers["x-tfgrpo-calls"])

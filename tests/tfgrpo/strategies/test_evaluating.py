@@ -110,10 +110,10 @@ async def test_an_adaptive_vote_pays_less_for_easy_problems(tmp_path):
 
 
 async def test_a_budget_of_calls_is_shared_out_and_beats_the_same_calls_spread_evenly(tmp_path):
-    task = tasks(120, 0.45)
-    shared = await measured("adaptive:16", tmp_path / "a", task=task, budget=Budget(calls=480))
+    task = tasks(90, 0.45)
+    shared = await measured("adaptive:16", tmp_path / "a", task=task, budget=Budget(calls=360))
     even = await measured("vote:4", tmp_path / "b", task=task)
-    assert shared.spend["evaluate"]["calls"] <= 480 == even.spend["evaluate"]["calls"]
+    assert shared.spend["evaluate"]["calls"] <= 360 == even.spend["evaluate"]["calls"]
     assert shared.after.mean > even.after.mean + 0.03
     mean = await measured(adaptive(16, mean=4), tmp_path / "c", task=task)
     assert mean.after.mean == shared.after.mean and mean.spend["evaluate"] == shared.spend["evaluate"]
