@@ -40,6 +40,8 @@ class Point:
         """Such as "$0.001250", or "price unknown"."""
         if self.usd is None:
             return "price unknown"
+        if self.usd == 0:
+            return "$0"
         return f"${self.usd:.6f}" if self.usd < 0.01 else f"${self.usd:.4f}"
 
     def words(self) -> str:

@@ -142,6 +142,8 @@ def _words(settings: Settings, server: Running) -> str:
         picked = f"the question picks from {pool}" if pool else ""
         what = ", ".join(part for part in (shown, picked) if part)
         lines.append(f"  {namespace}: {status.version} of {status.place}; {what}")
+    if settings.several is not None:
+        lines.append(f"  chat completions by {settings.several.strategy.name}")
     return "\n".join(lines)
 
 
