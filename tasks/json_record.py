@@ -35,6 +35,7 @@ def task(*, learn: int = 60, gate: int = 30, test: int = 80, seed: int = 0) -> T
         gate=gating,
         test=testing,
         reward=is_the_record,
+        reading="json",
         objective="Reply with one JSON object that holds exactly the expected keys, values and types.",
         sampling=Sampling(temperature=1.0, max_tokens=90),
         grader_only=True,

@@ -42,6 +42,7 @@ def task(*, learn: int = 60, gate: int = 40, test: int = 100, seed: int = 0, low
         sampling=Sampling(temperature=0.8, max_tokens=16),
         layout=Layout(placement="turns", max_entries=1),
         critic="examples",
+        reading="numbers",
         setting="local/smollm2 at temperature 0.8: about 0.13; with a good answer of its own as example 0.3 to 0.4",
     )
 

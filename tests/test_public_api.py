@@ -23,7 +23,7 @@ NAMES = {
 }
 VERBS = {
     tfgrpo.alearn: "task *, model critic store budget group seed concurrency gate runs new on_event",
-    tfgrpo.aevaluate: "task *, model store against samples split budget concurrency seed reuse runs on_event",
+    tfgrpo.aevaluate: "task *, model store against samples split budget concurrency seed reuse strategy runs on_event",
     tfgrpo.estimate: "task *, model critic budget group",
     tfgrpo.connect: "model *, base_url api_key timeout_s max_retries price",
     tfgrpo.follow: "store *, namespace token poll_s",

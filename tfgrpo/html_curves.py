@@ -95,6 +95,7 @@ def curve_over_steps(
     frame: Frame = SMALL,
     marks: Sequence[tuple[float, str]] = (),
     measured: Sequence[Measure] = (),
+    at: Words = "step {:.0f}".format,
 ) -> Html:
     """A line with a gap wherever a value is not finite.
 
@@ -105,6 +106,7 @@ def curve_over_steps(
         frame: the size.
         marks: steps at which something happened, with its words.
         measured: values with intervals, drawn as bars.
+        at: how a step is written.
     """
     spans = [end for m in measured for end in (m.low, m.high)]
     scale = _Scale.of(frame, [*steps, *(m.step for m in measured)], [*values, *spans])
@@ -114,9 +116,9 @@ def curve_over_steps(
         _levels(scale, words),
         *(_mark(scale, step, said) for step, said in marks),
         *(tag("polyline", points=piece, class_="line") for piece in _pieces(scale, steps, values)),
-        *(_dots(scale, steps, values, words) if len(known) <= frame.dots else ()),
+        *(_dots(scale, steps, values, words, at) if len(known) <= frame.dots else ()),
         *(_bar(scale, m, words) for m in measured),
-        _ends(scale),
+        _ends(scale, at),
         viewBox=f"0 0 {frame.width} {frame.height}",
         class_=frame.kind,
         role="img",
@@ -144,12 +146,12 @@ def _pieces(scale: _Scale, steps: Sequence[float], values: Sequence[float]) -> l
     return [" ".join(piece) for piece in pieces if piece]
 
 
-def _dots(scale: _Scale, steps: Sequence[float], values: Sequence[float], words: Words) -> list[Html]:
+def _dots(scale: _Scale, steps: Sequence[float], values: Sequence[float], words: Words, at: Words) -> list[Html]:
     """A point for each value, which tells it when pointed at."""
     return [
         tag(
             "circle",
-            tag("title", f"step {step:.0f}: {words(value)}"),
+            tag("title", f"{at(step)}: {words(value)}"),
             cx=scale.x(step),
             cy=scale.y(value),
             r=2.5,
@@ -172,13 +174,15 @@ def _bar(scale: _Scale, measured: Measure, words: Words) -> Html:
     return join([bar, tag("circle", tag("title", told), cx=x, cy=scale.y(measured.mean), r=5, class_="dot test")])
 
 
-def _ends(scale: _Scale) -> Html:
+def _ends(scale: _Scale, at: Words) -> Html:
     """The first and the last step below the axis."""
     first, last = scale.steps
     y = scale.frame.height - 6
-    parts = [tag("text", f"step {first:.0f}", x=scale.frame.left, y=y)]
+    parts = [tag("text", at(first), x=scale.frame.left, y=y)]
     if last > first:
-        parts.append(tag("text", f"{last:.0f}", x=scale.frame.width - scale.frame.right, y=y, class_="end"))
+        parts.append(
+            tag("text", at(last).removeprefix("step "), x=scale.frame.width - scale.frame.right, y=y, class_="end")
+        )
     return join(parts)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from tfgrpo.html_page import beside, compared, duration, facts, happened, intervals, page, short, tiles, written
 from tfgrpo.html_parts import Html, clean, count, join, section, table, tag
 from tfgrpo.html_sections import curve, rollouts, served, versions
+from tfgrpo.html_strategy import cost_curve
 from tfgrpo.measurement import Measurement
 from tfgrpo.report import Report
 from tfgrpo.run_story import ROUTINE, Story, read_story
@@ -124,7 +125,8 @@ def _measurement(story: Story, done: Measurement) -> Html:
     notes = [tag("p", f"Note: {notice}", class_="quiet") for notice in done.notices]
     box = tag("div", tag("strong", headline), *lines, *notes, class_=f"verdict {kind}")
     sides = (done.against, done.store)
-    return join([box, intervals(done.before, done.after, sides), beside(done.beside, sides), _tiles(story)])
+    parts = [box, intervals(done.before, done.after, sides), beside(done.beside, sides), _tiles(story)]
+    return join([*parts, cost_curve(done.curve)])
 
 
 def _tiles(story: Story) -> Html:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
 from tfgrpo.caller import Caller, CallKey
 from tfgrpo.errors import InputError
@@ -49,7 +50,13 @@ class LateCaller:
         return await caller.complete(messages, key, sampling)
 
 
-_BOUND: ContextVar[Mapping[LateCaller, Caller]] = ContextVar("bound", default={})  # noqa: B039 - never changed in place
+class Asks(Protocol):
+    """What a late caller asks through: a `Caller`, or the connection of one request."""
+
+    async def complete(self, messages: Sequence[Message], key: CallKey, sampling: Sampling) -> Completion: ...
+
+
+_BOUND: ContextVar[Mapping[LateCaller, Asks]] = ContextVar("bound", default={})  # noqa: B039 - never changed in place
 
 
 @contextmanager
@@ -61,7 +68,13 @@ def bound(
     Those without a policy ask `own`, the model that is learned with.
     """
     asked = {model: model.policy or own for model in models}
-    callers = {model: caller_of(policy) for model, policy in asked.items() if policy is not None}
+    with bound_to({model: caller_of(policy) for model, policy in asked.items() if policy is not None}):
+        yield
+
+
+@contextmanager
+def bound_to(callers: Mapping[LateCaller, Asks]) -> Iterator[None]:
+    """Within the block, and the tasks that start in it, each of these asks through what is given."""
     token = _BOUND.set({**_BOUND.get(), **callers})
     try:
         yield

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from experience_store import ExperienceStore, Snapshot
 from tfgrpo.agents.solver import solver_of
@@ -25,16 +25,21 @@ from tfgrpo.policy import Policy
 from tfgrpo.practice import measured
 from tfgrpo.record import FILE_NAME, RunRecord
 from tfgrpo.report import Measured
-from tfgrpo.rewards.base import Outcome, Reward, score_answers
+from tfgrpo.rewards.base import Outcome, Reward, score_answers, scores_alone
 from tfgrpo.rewards.calling import metrics_to
 from tfgrpo.running import interruptible, opened, synchronous
 from tfgrpo.runs import DEFAULT_FOLDER, run_folder, run_name
 from tfgrpo.sides import Side, sides_of
+from tfgrpo.strategies.base import Strategy
+from tfgrpo.strategies.evaluating import evaluate_strategy
+from tfgrpo.strategies.measuring import PLAIN, calls_for, least_calls, notes, points, prepared
 from tfgrpo.task import Task, load_task
 from tfgrpo.types import Completion, Problem
 
 Split = Literal["learn", "gate", "test"]
 SPLITS: tuple[Split, ...] = ("learn", "gate", "test")
+_Measured: TypeAlias = tuple[Sequence[Evaluation], Sequence[str], Mapping[str, Any]]
+"""One or two evaluations, what they are of, and what else the measurement says."""
 FIRST_EPOCH = 2  # a learning run measures under 0 and 1; every fresh measurement has two numbers of its own
 
 
@@ -50,6 +55,7 @@ async def aevaluate(
     concurrency: int = 64,
     seed: int = 0,
     reuse: bool = False,
+    strategy: Strategy | str | None = None,
     runs: str | Path = DEFAULT_FOLDER,
     on_event: Callable[[Event], None] | None = None,
 ) -> Measurement:
@@ -68,6 +74,9 @@ async def aevaluate(
         concurrency: requests in flight at most.
         seed: for the intervals and, where the server honours it, sampling.
         reuse: answer from the last finished measurement of the same configuration instead of drawing fresh samples.
+        strategy: such as "vote:5" (`tfgrpo methods --kind strategy`). Its answers are compared with the plain answer of
+            the same store, which is the first of, or the mean over, the answers that it draws anyway; `samples`,
+            measures and probes of the task do not apply. An adaptive one shares out a budget of calls.
         runs: where run folders are kept.
         on_event: called with every event, for progress.
 
@@ -83,13 +92,17 @@ async def aevaluate(
     async with AsyncExitStack() as stack:
         policy = await opened(stack, model)
         sides = await asyncio.to_thread(sides_of, stack, store, against)
-        _check_calls(budget, len(sides) * (len(problems) * samples + _probed(chosen, problems)))
+        plan = None if strategy is None else await prepared(strategy, chosen, problems, sides)
+        plain_calls = len(sides) * (len(problems) * samples + _probed(chosen, problems))
+        _check_calls(budget, plain_calls if plan is None else len(problems) * least_calls(plan))
         config = {
             "task": chosen.fingerprint(),
             "model": policy.name,
             "sides": [side.identity for side in sides],
-            "measured": [split, len(problems), samples, seed],
+            "measured": [split, len(problems), samples if plan is None else 1, seed],
+            **({} if plan is None else {"strategy": plan.name}),
         }
+        models = chosen.models if plan is None else (*chosen.models, *plan.models)
         folder, attempt = _folder(Path(runs), run_name(f"evaluate {chosen.name}", config), reuse)
         record = stack.enter_context(RunRecord.open(folder))
         known = record.get_state("measurement")
@@ -100,14 +113,16 @@ async def aevaluate(
         caller = partial(
             Caller, record=record, ledger=ledger, concurrency=concurrency, slots=slots, emit=events.publish, seed=seed
         )
-        stack.enter_context(bound(chosen.models, partial(caller, solver=False), policy))
+        stack.enter_context(bound(models, partial(caller, solver=False), policy))
         stack.enter_context(metrics_to(events.emit))
         solver = solver_of(caller(policy), chosen.agent)
         work = _Work(chosen, problems, samples, solver, events, FIRST_EPOCH + 2 * attempt)
         events.emit("started", task=chosen.name, model=policy.name, folder=str(folder), plan=work.words(sides))
-        evaluations = await interruptible(work.measure(sides), folder)
-        result = _result(work, sides, evaluations, split=split, seed=seed, folder=folder, config=config)
-        for notice in notices(chosen.models):
+        measuring = work.measure(sides) if plan is None else work.both(sides[0], plan, budget)
+        evaluations, names, more = await interruptible(measuring, folder)
+        result = _result(work, names, evaluations, split=split, seed=seed, folder=folder, config=config)
+        result = dataclasses.replace(result, **more)
+        for notice in notices(models):
             result = result.noted(notice)
         record.put_state("measurement", result.as_json())
         events.emit("finished", words=result.words())
@@ -130,22 +145,44 @@ class _Work:
     def words(self, sides: Sequence[Side]) -> str:
         return f"{len(self.problems)} problems x {self.samples} samples, {' and '.join(side.label for side in sides)}"
 
-    async def measure(self, sides: Sequence[Side]) -> list[Evaluation]:
+    async def both(self, side: Side, strategy: Strategy, budget: Budget | None) -> _Measured:
+        """The plain answer and the strategy's, from the same calls."""
+        reward = _Told(self.task.reward, self.events)
+        both = await evaluate_strategy(
+            self.problems,
+            reward,
+            self.caller,
+            strategy,
+            apply=side.apply,
+            sampling=self.task.sampling,
+            epoch=self.epoch,
+            calls=calls_for(strategy, budget, len(self.problems)),
+            on_progress=self._progress(f"{side.label}, {strategy.name}"),
+        )
+        _check_scored(both.chosen, reward)
+        names = (f"{side.label}, {PLAIN}", f"{side.label}, {strategy.name}")
+        more = {"curve": points(strategy, both, seed=0), "notices": notes(strategy, both)}
+        return [both.plain, both.chosen], names, more
+
+    async def measure(self, sides: Sequence[Side]) -> _Measured:
         """All sides at once, each under an epoch of its own."""
         jobs = [self._one(side, self.epoch + n) for n, side in enumerate(sides)]
         results = await asyncio.gather(*jobs, return_exceptions=True)
         failed = next((r for r in results if isinstance(r, BaseException)), None)
         if failed is not None:
             raise failed
-        return [r for r in results if isinstance(r, Evaluation)]
+        return [r for r in results if isinstance(r, Evaluation)], [side.label for side in sides], {}
 
-    async def _one(self, side: Side, epoch: int) -> Evaluation:
+    def _progress(self, label: str) -> Callable[[int, int], None]:
         def progress(done: int, total: int) -> None:
             spend = self.caller.ledger.spend
             self.events.emit(
-                "test_progress", version=side.label, done=done, total=total, calls=spend.calls, usd=round(spend.usd, 6)
+                "test_progress", version=label, done=done, total=total, calls=spend.calls, usd=round(spend.usd, 6)
             )
 
+        return progress
+
+    async def _one(self, side: Side, epoch: int) -> Evaluation:
         reward = _Told(self.task.reward, self.events)
         done = await evaluate_problems(
             self.problems,
@@ -155,15 +192,19 @@ class _Work:
             samples=self.samples,
             sampling=self.task.sampling,
             epoch=epoch,
-            on_progress=progress,
+            on_progress=self._progress(side.label),
             measures=self.task.measures,
             probes=self.task.probes,
         )
         if done.missing == done.scores.size:
             raise TransportError(f"not one of the {done.missing} samples got a reply; the same command goes on here")
-        if reward.error is not None and done.missing + done.unscored == done.scores.size:
-            raise RewardError(f"not one answer could be scored; the first failure: {reward.error}")
+        _check_scored(done, reward)
         return done
+
+
+def _check_scored(done: Evaluation, reward: _Told) -> None:
+    if reward.error is not None and done.missing + done.unscored == done.scores.size:
+        raise RewardError(f"not one answer could be scored; the first failure: {reward.error}")
 
 
 class _Told:
@@ -171,6 +212,7 @@ class _Told:
 
     def __init__(self, reward: Reward, events: EventLog) -> None:
         self.name, self._reward, self._events = reward.name, reward, events
+        self.alone = scores_alone(reward)
         self.error: RewardError | None = None
 
     async def __call__(self, problem: Problem, completions: Sequence[Completion]) -> Sequence[Outcome]:
@@ -219,7 +261,7 @@ def _folder(root: Path, name: str, reuse: bool) -> tuple[Path, int]:
 
 def _result(
     work: _Work,
-    sides: Sequence[Side],
+    names: Sequence[str],
     evaluations: Sequence[Evaluation],
     *,
     split: str,
@@ -236,11 +278,11 @@ def _result(
         task=work.task.name,
         model=work.caller.policy.name,
         split=split,
-        store=sides[-1].label,
-        against=sides[0].label if comparison else "",
+        store=names[-1],
+        against=names[0] if comparison else "",
         before=measured(evaluations[0]) if comparison else None,
         after=after,
-        gain=_gain(comparison, work.samples),
+        gain=_gain(comparison, evaluations[-1].samples),
         gain_words=comparison.words() if comparison else "",
         p_value=comparison.p_value if comparison and comparison.gain.n else None,
         better=comparison.better if comparison else 0,

@@ -71,6 +71,13 @@ KINDS = (
         about="A reward scores all answers to one problem together. By name, or a function of your own.",
     ),
     Kind(
+        name="strategy",
+        title="From several answers to one",
+        places=("tfgrpo.strategies.named:STRATEGIES",),
+        about="What is asked when one answer is wanted and more may be paid for: `tfgrpo evaluate --strategy vote:5`, "
+        "`tfgrpo serve --strategy vote:5`. None sees a reference answer, save the bound `oracle`.",
+    ),
+    Kind(
         name="aggregation",
         title="From several scores to one",
         places=("tfgrpo.rewards.group_level:AGGREGATIONS",),

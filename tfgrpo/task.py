@@ -29,6 +29,7 @@ from tfgrpo.user_code import load_object
 if TYPE_CHECKING:
     from tfgrpo.advantage import Advantage
     from tfgrpo.samplers import SamplerFactory
+    from tfgrpo.strategies.readings import Reading
 
 ENTRY_POINTS = "tfgrpo.tasks"
 FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -47,6 +48,8 @@ class Task:
     model once. `grouping` says which prompts make up a group, by name or as a function of the group size; `advantage`
     how its rewards become values, `sampler` which problem comes next; `tfgrpo methods` lists the names. `measures` say
     more of each test answer than its score does, `probes` ask each test problem in further ways; reports have both.
+    `reading` says what two answers must share to be the same in a vote (`tfgrpo.strategies.readings`); "": what the
+    reward compares.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Task:
     sampler: SamplerFactory | str = ""  # "": the sampler that a run has by default
     measures: Mapping[str, Measure] = field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
+    reading: Reading | str = ""
 
     def __post_init__(self) -> None:
         check_names(self.measures, self.probes)

@@ -14,6 +14,7 @@ from tfgrpo.cli.output import add_output, show
 from tfgrpo.cli.parsing import number
 from tfgrpo.cli.progress import progress
 from tfgrpo.errors import InputError
+from tfgrpo.late import LateCaller
 from tfgrpo.measure import SPLITS, aevaluate
 from tfgrpo.task import Task
 
@@ -30,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=SPLITS, default="test", help="which problems (%(default)s)")
     parser.add_argument("--limit", metavar="N", type=number(1), help="the first N problems only")
     parser.add_argument("--reuse", action="store_true", help="answer from the last measurement of this kind")
+    options.add_strategy(parser)
+    parser.add_argument("--strategy-judge", metavar="MODEL", help="of best and tournament; default: the solver itself")
+    parser.add_argument("--strategy-judge-price", metavar="IN/OUT")
     options.add_budget(parser, "Without any: as many calls as the problems and samples need.")
     options.add_run(parser)
     add_output(parser, progress=True)
@@ -43,6 +47,7 @@ async def _evaluate(args: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
         model = options.solver_of(stack, args)
         task = _cut(options.task_of(stack, args), args.split, args.limit)
+        strategy = options.strategy_of(args, _judge(stack, args))
         store, against = await asyncio.to_thread(_sides, stack, args)
         with progress(args) as on_event:
             result = await aevaluate(
@@ -56,11 +61,20 @@ async def _evaluate(args: argparse.Namespace) -> int:
                 concurrency=args.concurrency,
                 seed=args.seed,
                 reuse=args.reuse,
+                strategy=strategy,
                 runs=args.runs,
                 on_event=on_event,
             )
     show(args, result.as_json(), str(result))
     return 0
+
+
+def _judge(stack: AsyncExitStack, args: argparse.Namespace) -> LateCaller | None:
+    """What chooses for a strategy, where it is another model than the solver."""
+    if args.strategy_judge is None:
+        return None
+    url = options.beside(args, args.strategy_judge, None)
+    return LateCaller(options.model_of(stack, args.strategy_judge, base_url=url, price=args.strategy_judge_price))
 
 
 def _cut(task: Task, split: str, limit: int | None) -> Task:
@@ -72,9 +86,9 @@ def _cut(task: Task, split: str, limit: int | None) -> Task:
 
 def _sides(stack: AsyncExitStack, args: argparse.Namespace) -> tuple[Snapshot | str | None, Snapshot | str | None]:
     """What to measure and what to compare it with; places in the default namespace are opened by `aevaluate`."""
-    if args.store is None or args.alone:
+    if args.store is None or args.alone or args.strategy:
         if args.against:
-            raise InputError("--against needs --store, and does not go with --alone")
+            raise InputError("--against needs --store, and does not go with --alone or --strategy")
         return _place(stack, args, args.store), None
     against = args.against or "none"
     if args.namespace == "default" or against == "none":

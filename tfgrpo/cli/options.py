@@ -23,6 +23,8 @@ from tfgrpo.policy import Policy, connect
 from tfgrpo.rewards.base import Reward
 from tfgrpo.rewards.named import REWARDS, resolve_reward
 from tfgrpo.runs import DEFAULT_FOLDER
+from tfgrpo.strategies.base import Strategy
+from tfgrpo.strategies.named import STRATEGIES, accepted, resolve_strategy
 from tfgrpo.task import FILE_ENDINGS, Task, load_task
 
 DEFAULT_STORE = "./experience"
@@ -94,6 +96,29 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def add_namespace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", metavar="NAME", default="default", help="of the store")
+
+
+def add_strategy(parser: argparse.ArgumentParser) -> None:
+    """More than one answer to a question, and what chooses among them."""
+    text = "What they do: tfgrpo methods --kind strategy."
+    group = parser.add_argument_group("strategy", description=text)
+    group.add_argument("--strategy", metavar="NAME[:N]", help=f"N answers to each: {', '.join(STRATEGIES)}")
+    group.add_argument("--strategy-option", metavar="K=V", action="append", default=[], help="such as reading=number")
+
+
+def strategy_of(args: argparse.Namespace, judge: LateCaller | None = None) -> Strategy | None:
+    """The strategy with its options, whose judge is the given model where there is one."""
+    options = pairs_of(args.strategy_option, "--strategy-option")
+    if args.strategy is None:
+        if options or judge is not None:
+            raise InputError("--strategy-option and --strategy-judge need --strategy, such as --strategy vote:5")
+        return None
+    if judge is not None:
+        name = args.strategy.partition(":")[0]
+        if "caller" not in accepted(name) or options.get("by", "judge") != "judge":
+            raise InputError(f"--strategy-judge is for the strategies best and tournament, got {args.strategy}")
+        options["caller"] = judge
+    return resolve_strategy(args.strategy, **options)
 
 
 def budget_of(args: argparse.Namespace) -> Budget | None:

@@ -17,7 +17,7 @@ from typing import TextIO
 
 from experience_store.location import NAMESPACE
 from experience_store.render import CHARS_PER_TOKEN
-from tfgrpo.cli.options import DEFAULT_STORE
+from tfgrpo.cli.options import DEFAULT_STORE, add_strategy, strategy_of
 from tfgrpo.cli.parsing import number
 from tfgrpo.errors import InputError
 from tfgrpo.policy.kinds import OPENAI_URL, checked_key
@@ -26,6 +26,7 @@ from tfgrpo.serving.library_source import POLL_S, LibrarySource, open_source
 from tfgrpo.serving.limits import MIB, Limits
 from tfgrpo.serving.logs import Log, opened
 from tfgrpo.serving.server import Running, Settings, running
+from tfgrpo.serving.strategy import Several
 
 STORE_TOKEN = "TFGRPO_STORE_TOKEN"
 _NAMED = re.compile(rf"({NAMESPACE.pattern})=(.+)", re.DOTALL)
@@ -54,6 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--upstream", metavar="URL", help="default: OPENAI_BASE_URL, else OpenAI")
     group.add_argument(
         "--upstream-key-env", metavar="VARIABLE", help="where its key stands, such as OPENAI_API_KEY; never shown"
+    )
+    add_strategy(parser)
+    parser.add_argument(
+        "--strategy-judge", metavar="MODEL", help="of best and tournament, at the same server; default: the request's"
     )
     group = parser.add_argument_group("who may ask")
     group.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="others than loopback need tokens")
@@ -104,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
             poll_s=args.poll_seconds,
             drain_s=args.drain_s,
             trace=args.trace == "otlp",
+            several=_several(args),
         )
         for warning in warnings:
             print(f"tfgrpo: warning: {warning}", file=sys.stderr)
@@ -136,6 +142,8 @@ def _words(settings: Settings, server: Running) -> str:
         picked = f"the question picks from {pool}" if pool else ""
         what = ", ".join(part for part in (shown, picked) if part)
         lines.append(f"  {namespace}: {status.version} of {status.place}; {what}")
+    if settings.several is not None:
+        lines.append(f"  chat completions by {settings.several.strategy.name}")
     return "\n".join(lines)
 
 
@@ -170,6 +178,13 @@ def _places(given: list[str]) -> tuple[dict[str, str], str | None]:
     if len(rest) > 1:
         raise InputError(f"two stores for the same requests: {rest[0]} and {rest[1]}; write NAMESPACE=PLACE")
     return named, rest[0] if rest else None
+
+
+def _several(args: argparse.Namespace) -> Several | None:
+    strategy = strategy_of(args)
+    if strategy is None and args.strategy_judge:
+        raise InputError("--strategy-judge needs --strategy, such as --strategy best:4")
+    return None if strategy is None else Several(strategy, judge=args.strategy_judge or "")
 
 
 def _key(variable: str | None) -> str | None:

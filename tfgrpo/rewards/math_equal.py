@@ -70,7 +70,7 @@ def final_answer(text: str) -> tuple[str, bool]:
 def decided(gold: str, text: str) -> bool | None:
     """The verdict where it can be had without algebra: plain numbers, equal texts, words; else None."""
     answer, marked = final_answer(text)
-    if _form(answer) == _form(gold) and answer:
+    if final_form(answer) == final_form(gold) and answer:
         return True
     wanted = plain_number(_UNITS.sub("", gold))
     if wanted is None:
@@ -92,20 +92,21 @@ def _near(gold: str, wanted: Fraction, got: Number) -> bool:
     return any(abs(w - g) <= Fraction(1, 10**6) for w in readings for g in got.readings)
 
 
-def _form(text: str) -> str:
+def final_form(text: str) -> str:
+    """An expression without spacing and markup: what two equal answers have in common before any algebra."""
     return _SPACING.sub("", text.strip()).replace("dfrac", "frac").replace("tfrac", "frac").casefold()
 
 
 def _is_words(gold: str) -> bool:
     """Whether the reference is words or a choice such as (B), on which algebra would compare letters as variables."""
-    plain = _form(gold).strip("()")
+    plain = final_form(gold).strip("()")
     return plain.isalpha() and (len(plain) > 2 or gold.strip().startswith(("(", "\\text")) or plain.upper() in gold)
 
 
 def _same_words(gold: str, answer: str, marked: bool) -> bool:
-    wanted = _form(gold).strip("()")
+    wanted = final_form(gold).strip("()")
     line = answer if marked else (answer.splitlines() or [""])[-1]
-    if _form(line).strip("().") == wanted:
+    if final_form(line).strip("().") == wanted:
         return True
     words = re.findall(r"\w+", re.sub(r"\\[a-z]+", " ", line).casefold())
     return bool(words) and not boxed(answer) and len(wanted) > 2 and words[-1] == wanted

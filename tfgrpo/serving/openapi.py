@@ -12,6 +12,9 @@ HEADERS = {
     "x-tfgrpo-version": {"description": "the version of the library, such as v7", "schema": {"type": "string"}},
     "x-tfgrpo-experiences": LABELS,
     "x-tfgrpo-store": {"description": "stale, when the store cannot be read", "schema": {"type": "string"}},
+    "x-tfgrpo-strategy": {"description": "what chose among several answers", "schema": {"type": "string"}},
+    "x-tfgrpo-calls": {"description": "calls of the server that the answer took", "schema": {"type": "string"}},
+    "x-tfgrpo-why": {"description": "why this answer was chosen", "schema": {"type": "string"}},
     "x-tfgrpo-request": {"description": "the id in the log", "schema": {"type": "string"}},
 }
 CONTENT = {"description": "words or parts", "type": ["string", "array", "null"]}

@@ -26,6 +26,7 @@ from tfgrpo.serving.exchange import Exchange, Observer, Route, Tail, model_of, t
 from tfgrpo.serving.library_source import LibrarySource
 from tfgrpo.serving.limits import MIB, Limits, Slots, Upload, unzipped, whole_body
 from tfgrpo.serving.refusal import Refused
+from tfgrpo.serving.strategy import Reply, Several
 from tfgrpo.serving.upstream import Upstream, answer_headers, failures_told
 
 WHOLE_BYTES = MIB  # of an answer that is read before it is handed on, so that a broken one can be told as an error
@@ -44,6 +45,7 @@ class Proxy:
     slots: Slots
     observers: Sequence[Observer] = ()
     contents: bool = False  # whether observers want what was said
+    several: Several | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One request; observers are told of it whatever becomes of it."""
@@ -103,14 +105,13 @@ class Proxy:
         exchange.bytes_in = len(raw)
         if self.contents:
             exchange.asked = sent
+        if self.several is not None and api == "chat" and self.several.takes(body := read_json(sent), request.headers):
+            return await self._several(request, exchange, headers, self.several, body)
         return await self._forward(request, exchange, headers, sent)
 
     async def _augmented(self, plain: bytes | None, api: Api, exchange: Exchange, served: Served) -> bytes | None:
         """The body to send instead; None where nothing is to be changed, or it is none that could be."""
-        try:
-            body = json.loads(plain) if plain else None
-        except (ValueError, RecursionError):  # not JSON: the server says so in its own words
-            return None
+        body = read_json(plain)
         if not isinstance(body, dict):
             return None
         exchange.model, exchange.stream = str(body.get("model") or ""), body.get("stream") is True
@@ -119,6 +120,38 @@ class Proxy:
         if done.problem:
             exchange.error = "retrieval_failed"
         return None if done.body is body else _dumped(done.body)
+
+    async def _several(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        headers: MutableMapping[str, str],
+        several: Several,
+        body: Mapping[str, Any],
+    ) -> web.StreamResponse:
+        """One of several answers; each is asked for as the client's request would be."""
+        url = self.upstream.url(request)
+        for observer in self.observers:
+            headers.update(observer.sending(exchange, request.headers))
+        headers["Accept-Encoding"] = "identity"
+        exchange.sent_at = time.perf_counter()
+
+        async def send(data: bytes) -> Reply:
+            with failures_told(self.limits):
+                response = await self.upstream.send(request.method, url, headers, data)
+            async with response:
+                body, ended = await self._beginning(response)
+                if not ended:
+                    raise Refused(502, "upstream_broke", f"an answer of more than {WHOLE_BYTES} bytes cannot be chosen")
+                plain = unzipped(body, response.headers.get("content-encoding", "").lower(), self.limits)
+                return Reply(status=response.status, headers=answer_headers(response), body=body, plain=plain)
+
+        reply = await several.answer(body, send, exchange.id)
+        exchange.status, exchange.first_at = reply.status, time.perf_counter()
+        exchange.last_at = exchange.first_at
+        self._mark(reply.headers, exchange)
+        self._note(exchange, reply.body, reply.body, len(reply.body))
+        return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
 
     # -- everything else ----------------------------------------------------------------------------------------------
 
@@ -275,6 +308,14 @@ async def _broken_off(request: web.Request, out: web.StreamResponse, refused: Re
     if stream is not None and (not stream.bytes_seen or stream.end.endswith((b"\n\n", b"\r\n\r\n"))):
         await out.write(refused.event())  # between two events there is room for one that says why
     transport.close()
+
+
+def read_json(data: bytes | None) -> Any:
+    """What a body says, None where it is no JSON: the server says so in its own words."""
+    try:
+        return json.loads(data) if data else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _dumped(body: Any) -> bytes | None:

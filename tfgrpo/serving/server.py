@@ -21,6 +21,7 @@ from tfgrpo.serving.logs import Log, fault_logger
 from tfgrpo.serving.metrics import Metrics
 from tfgrpo.serving.pages import Pages
 from tfgrpo.serving.proxy import Proxy
+from tfgrpo.serving.strategy import Several
 from tfgrpo.serving.upstream import Upstream
 
 HEADER_BYTES = 32_768
@@ -46,6 +47,7 @@ class Settings:
     poll_s: float = POLL_S
     drain_s: float = 30.0
     trace: bool = False
+    several: Several | None = None  # a strategy for chat completions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +88,8 @@ async def running(settings: Settings, log: Log | None = None) -> AsyncIterator[R
             stack.push_async_callback(asyncio.to_thread, shut_down)
             host, port = upstream.base.host or "", upstream.base.port or 0
             observers.append(tracing.Tracing(provider, host=host, port=port))
+        if settings.several is not None:
+            await settings.several.check()
         await upstream.open()
         stack.push_async_callback(upstream.close)
         if log is not None:
@@ -101,6 +105,7 @@ async def running(settings: Settings, log: Log | None = None) -> AsyncIterator[R
             slots=slots,
             observers=observers,
             contents=log is not None and log.contents,
+            several=settings.several,
         )
         pages = Pages(sources=settings.sources, access=access, metrics=metrics)
         port = await _listen(stack, settings, pages, proxy, log)
