@@ -21,7 +21,7 @@ from tfgrpo.errors import InputError, RunStateError
 from tfgrpo.record import FILE_NAME, RunRecord
 
 DEFAULT_FOLDER = "runs"
-RESULTS = ("report", "measurement", "training")  # states in which a run keeps what it came to
+RESULTS = ("report", "measurement", "training", "retirement")  # states in which a run keeps what it came to
 
 
 def run_name(task: str, config: Mapping[str, Any]) -> str:
@@ -77,7 +77,7 @@ class RunLine:
 
     name: str
     folder: str
-    kind: str  # "learn", "evaluate", "train"
+    kind: str  # "learn", "evaluate", "train", "retire"
     task: str = ""
     model: str = ""
     state: str = "unfinished"
@@ -137,6 +137,8 @@ def _line(folder: Path) -> RunLine:
 def _result(done: Mapping[str, Any]) -> str:
     if done.get("gain_words"):
         return str(done["gain_words"])
+    if done.get("words"):
+        return str(done["words"])
     single = done.get("after") or done.get("before")
     return (
         f"{single['mean']:.3f} (95 % {single['low']:.3f}..{single['high']:.3f})" if single else str(done.get("why", ""))
