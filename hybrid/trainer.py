@@ -95,14 +95,10 @@ class Trainer:
         self.needs = loss.needs if isinstance(loss, Composed) else OFFERED - ASKED_FOR
         credits = loss.credits if isinstance(loss, Composed) else ()
         self.heat = next((credit.heat for credit in credits if credit.heat), None)
-        if self.cut and "influence" in self.needs:
-            raise InputError("the influence of tokens is not computed on cut weights; train with parallel='ddp'")
         if self.heat is not None and distill is not None:
             raise InputError(
                 "a loss that reads log-probs at another temperature (dcpo) and a teacher exclude each other"
             )
-        if self.cut and distill is not None:
-            raise InputError("a teacher does not read with cut weights yet; train with parallel='ddp'")
         self.token_budget = settings.token_budget or TOKEN_BUDGET.get(loaded.device, GPU_TOKEN_BUDGET)
         self.drift = settings.drift if settings.drift is not None else DRIFT.get(self.model.dtype, 0.1)
         self.device = self.model.device
@@ -218,7 +214,7 @@ class Trainer:
                 for row, old in zip(share.rows, kept, strict=True):
                     self._backward(row, batch, totals, old, seen, share.lessons)
                 for _ in range(share.idle):
-                    (self.scores(share.spare)[0].sum() * 0.0).backward()
+                    self._keep_step(share.spare)
                 seen = Seen.all_of(self.ranks.gather(seen))
                 if not number:
                     first = self._agreement(seen)
@@ -257,6 +253,14 @@ class Trainer:
             gaps = None if tokens.sampler is None else (logp - tokens.sampler)[tokens.mask > 0]
         seen.add(metrics, gaps)
 
+    def _keep_step(self, row: Pack) -> None:
+        """The passes of `_backward` without anything to learn: of every model that is cut, and in its order."""
+        logp, *_ = self.scores(row)
+        if self.reference is not None:
+            with torch.no_grad():
+                self.reference(row)
+        (logp.sum() * 0.0).backward()
+
     def _tokens(self, row: Pack, batch: Batch, logp: Tensor, entropy: Tensor, kept: _Kept) -> Tokens:
         numbers = list(row.samples)
 
@@ -287,14 +291,15 @@ class Trainer:
         """The column `influence` of each row, where the loss reads it."""
         if "influence" not in self.needs:
             return [None] * len(share.rows)
-        found = influences(
-            self.scores,
-            batch.samples,
-            batch.group,
-            batch.success,
-            chosen={n for row in share.rows for n in row.samples},
-            budget=self.token_budget,
-        )
+        with self.whole():
+            found = influences(
+                self.scores,
+                batch.samples,
+                batch.group,
+                batch.success,
+                chosen={n for row in share.rows for n in row.samples},
+                budget=self.token_budget,
+            )
         parts = [torch.cat([found[n] for n in row.samples]).to(self.device) for row in share.rows]
         return [row.spread(part) for row, part in zip(share.rows, parts, strict=True)]
 
