@@ -18,6 +18,7 @@ from typing import Any
 import experience_store
 from experience_store import Edit, Snapshot
 from experience_store.library import save
+from hybrid.identity import check_same
 from hybrid.library_teacher import Opened, open_library
 from hybrid.noninferior import CONFIDENCE, MARGIN, Removal, Tested, least_problems, removable, too_few
 from hybrid.retirement import ARMS, Retirement
@@ -25,7 +26,7 @@ from tfgrpo.agents.solver import solver_of
 from tfgrpo.budget import Budget, Ledger
 from tfgrpo.caller import Caller, Solver
 from tfgrpo.dressing import dressed
-from tfgrpo.errors import BudgetExhausted, InputError, RunStateError, TransportError
+from tfgrpo.errors import BudgetExhausted, InputError, TransportError
 from tfgrpo.evaluation import Evaluation, evaluate_problems
 from tfgrpo.events import Event, EventLog
 from tfgrpo.late import bound
@@ -103,7 +104,7 @@ async def aretire(
             "library": book.digest,
             "measured": [margin, samples, seed],
         }
-        _same_run(record, config, Path(out))
+        check_same(record, config, Path(out))
         record.put_state("version", book.snapshot.version.number)
         events = EventLog(record, *([on_event] if on_event else []))
         work = _Work(chosen, book.snapshot, record, events, Ledger(budget), concurrency, seed)
@@ -319,18 +320,6 @@ def _began_with(spec: str, out: Path) -> str:
     with RunRecord.open(out, read_only=True) as record:
         known = record.get_state("version")
     return spec if known is None else f"{place}@v{known}"
-
-
-def _same_run(record: RunRecord, config: dict[str, Any], out: Path) -> None:
-    known = record.get_state("config")
-    if known is None:
-        record.put_state("config", config)
-        return
-    if odd := [name for name, value in json.loads(json.dumps(config)).items() if known.get(name) != value]:
-        raise RunStateError(
-            f"{out} holds a run with another {', '.join(odd)}; give the same to go on with it, or another folder "
-            f"(out=...) for a new one"
-        )
 
 
 def _named(model: Policy | str) -> str:
