@@ -93,6 +93,7 @@ async def alearn(
             "gate": gate,
             "layout": dataclasses.asdict(layout),
         }
+        shares = share_out(limit, chosen, group_size=group, samples=chosen.test_samples, price=policy.price)
         record = stack.enter_context(RunRecord.open(run_folder(Path(runs), run_name(chosen.name, config), new=new)))
         record.put_state("config", config := {**config, "methods": chosen.methods})
         if (done := record.get_state("report")) is not None:
@@ -110,7 +111,7 @@ async def alearn(
             record=record,
             events=events,
             group_size=group,
-            shares=share_out(limit, chosen, group_size=group, samples=chosen.test_samples, price=policy.price),
+            shares=shares,
             layout=layout,
             gate=gate,
             seed=seed,
