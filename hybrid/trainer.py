@@ -28,11 +28,11 @@ from hybrid.losses.distilled import Distilled
 from hybrid.model import Scorer
 from hybrid.packing import Pack, Sample, pack, padded, row_budget
 from hybrid.parallel import Ranks, dealt
-from hybrid.settings import DriftError, Settings
+from hybrid.settings import DriftError, RoomError, Settings
 from hybrid.sharding import cut_again, gathered, shard
 from hybrid.teacher import Lessons, Teacher
 from hybrid.weights import Weights
-from tfgrpo.errors import InputError, RunStateError
+from tfgrpo.errors import InputError
 from tfgrpo.policy.local_engine import out_of_memory
 from tfgrpo.policy.local_loading import LoadedModel
 
@@ -164,7 +164,8 @@ class Trainer:
         Raises:
             DriftError: sampler and trainer disagree; nothing was changed.
             InputError: the loss is not finite; nothing was changed.
-            RunStateError: the gradient is not finite, or there is too little memory; nothing was changed.
+            RunStateError: the gradient is not finite; nothing was changed.
+            RoomError: there is too little memory; nothing was changed.
         """
         begun = time.perf_counter()
         used = batch.in_loss & ((batch.advantage != 0) | batch.taught) if self.skips else batch.in_loss
@@ -328,7 +329,7 @@ class Trainer:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            raise RunStateError(
+            raise RoomError(
                 f"too little memory for an update with rows of {self.token_budget} tokens ({error}). Nothing was "
                 f"changed, the last checkpoint is whole. Lower the setting token_budget, set checkpointing=true, train "
                 f"adapters (lora=16), or cut the weights over several processes (parallel=fsdp)"

@@ -79,8 +79,7 @@ async def alearn(
     recipe, limit = Recipe.of(chosen, group), budget or Budget(calls=DEFAULT_CALLS)
     async with AsyncExitStack() as stack:
         policy = await opened(stack, model)
-        spec = _spec(critic, chosen, policy)
-        book = await _store(stack, store)
+        spec, book = _spec(critic, chosen, policy), await _store(stack, store)
         layout = chosen.layout or spec.layout
         config = {
             "task": chosen.fingerprint(),

@@ -219,7 +219,8 @@ def no_training(job: Job) -> str:
         folder = model_folder(model)
     except MissingExtraError as error:
         return str(error)
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+    size = sum(file.stat().st_size for file in files)
     if size > LARGE and job.choices.settings.device is None and not _has_gpu():
         return f"there is no GPU, and {size / 1e9:.1f} GB of weights are not trained on a CPU (--set device=cpu tries)"
     return ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import flagworld
 import pytest
+import torch
 from cli import call, empty_store, served
 from scripted import ScriptedPolicy
 from storyworld import CALLS, CHOICES, improve, improve_served, problems, task
@@ -225,6 +226,35 @@ def test_weights_that_cannot_be_trained_are_said_and_nothing_is_lost(folder: Pat
     found = improve(folder, tmp_path / "out", train_model=str(silent))
     assert "training is not possible" in str(found) and "chat template" in str(found)
     assert found.recommended in ("base", "library")
+
+
+def test_too_little_memory_for_training_leaves_the_best_prompt_only_result(folder: Path, tmp_path: Path) -> None:
+    def hungry(tokens: Any, totals: Any) -> Any:
+        raise MemoryError("no room for the activations")
+
+    found = improve(folder, tmp_path / "out", choices=dataclasses.replace(CHOICES, loss=hungry))
+    said = str(found)
+    assert "nothing was trained: training is not possible: too little memory for an update" in said, said
+    assert "Lower the setting token_budget" in said and found.recommended in ("base", "library")
+    assert found.prompts is not None and found.training is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_large_weights_are_not_trained_without_a_gpu_unless_asked_for(tmp_path: Path, name: str) -> None:
+    from hybrid.escalation.job import Job, no_training
+
+    (tmp_path / "config.json").write_text("{}")
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(3_000_000_000)  # a hole: nothing is on the disk
+    job = Job(task=task(), model="local/smollm2", train_model=str(tmp_path), critic=None, store=None,
+              budget=Budget(calls=9), gpu_usd_per_hour=None, traffic_calls=None, out=tmp_path, seed=0, concurrency=1,
+              choices=Choices(), on_event=None)  # fmt: skip
+    assert no_training(job) == (
+        "there is no GPU, and 3.0 GB of weights are not trained on a CPU (--set device=cpu tries)"
+    )
+    forced = Choices(settings=dataclasses.replace(CHOICES.settings, device="cpu"))
+    assert no_training(dataclasses.replace(job, choices=forced)) == ""
 
 
 def test_a_reward_that_asks_a_paid_model_is_not_trained_on_within_a_dollar_budget(tmp_path: Path) -> None:
