@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from hybrid.decode_check import check_model
-from hybrid.model import model_folder
+from hybrid.folders import model_folder
 from hybrid.rollouts import DECODERS
 from tfgrpo.policy.local_attention import ATTENTION
 from tfgrpo.policy.local_engine import Row

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hybrid.report import TrainReport
     from hybrid.retirement import Retirement
     from hybrid.retiring import aretire, retire
-    from hybrid.settings import DriftError, RolloutError, Settings
+    from hybrid.settings import DriftError, RolloutError, RoomError, Settings
     from hybrid.trackers import tracking
 
 _HOMES = {
@@ -37,6 +37,7 @@ _HOMES = {
     "Prices": "hybrid.escalation.decision",
     "Retirement": "hybrid.retirement",
     "RolloutError": "hybrid.settings",
+    "RoomError": "hybrid.settings",
     "Settings": "hybrid.settings",
     "TrainRecipe": "hybrid.recipes",
     "TrainReport": "hybrid.report",
@@ -63,6 +64,7 @@ __all__ = [
     "Prices",
     "Retirement",
     "RolloutError",
+    "RoomError",
     "Settings",
     "TrainRecipe",
     "TrainReport",

@@ -109,7 +109,7 @@ def _plan(group: int, prompts: int, steps: int | None, budget: Budget | None) ->
     """The length of the run.
 
     Raises:
-        InputError: sizes that are too small, or a budget of something that training does not spend.
+        InputError: sizes that are too small, a budget of nothing, or one of something that training does not spend.
     """
     if group < 2 or prompts < 1 or (steps is not None and steps < 0):
         raise InputError(
@@ -119,6 +119,11 @@ def _plan(group: int, prompts: int, steps: int | None, budget: Budget | None) ->
     limits = budget or Budget()
     if any(limit is not None for limit in (limits.usd, limits.tokens, limits.calls)):
         raise InputError("training spends time on a machine of your own: limit it by Budget(seconds=...) or steps=...")
+    if limits.seconds == 0:
+        raise InputError(
+            "a budget of 0 seconds pays for no step of training, and not even for measuring the model as it is; give "
+            "more, or steps=0 without a budget to measure alone"
+        )
     if steps is None and limits.seconds is None:
         steps = DEFAULT_STEPS
     return Plan(steps=steps, seconds=limits.seconds, prompts=prompts, group=group)

@@ -31,6 +31,7 @@ class Voice:
     hidden: Tensor  # [M, D]
     head: Head
     share: float = 1.0
+    own: bool = False  # the head is the student's, as it will be when they are compared
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,9 +87,12 @@ class Lesson:
         heard = [v.head.logits_at(v.hidden[part], ids).mul_(v.share / self.temperature) for v in self.voices]
         return (heard[0] if len(heard) == 1 else sum(heard[1:], heard[0])).sub_(self.lse[part, None])
 
-    def places(self, chosen: Tensor) -> Lesson:
-        """The same at some of the places, by number."""
-        voices = tuple(replace(v, hidden=v.hidden[chosen]) for v in self.voices)
+    def places(self, chosen: Tensor, head: Head | None = None) -> Lesson:
+        """The same at some of the places, by number; with the student's `head` where a voice has that."""
+        voices = tuple(
+            replace(v, hidden=v.hidden[chosen], head=head if v.own and head is not None else v.head)
+            for v in self.voices
+        )
         return replace(self, voices=voices, lse=self.lse[chosen], entropy=self.entropy[chosen], logp=self.logp[chosen])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,11 @@ from hybrid.packing import Pack, check_attention
 from hybrid.settings import Settings
 from tfgrpo.errors import InputError
 from tfgrpo.policy.local_loading import LoadedModel, load_model
-from tfgrpo.policy.packaged_models import PACKAGED, packaged_model
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How the names of architectures end that write text from left to right."""
 AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Mean |difference| in nats allowed between our scores and the model's own, over a few tokens."""
-
-
-def model_folder(model: str) -> Path:
-    """The folder that a model's name stands for: `local/NAME`, `local/FOLDER`, or either without "local/".
-
-    Raises:
-        InputError: neither a packaged model nor a folder with a config.json.
-    """
-    place = model.removeprefix("local/")
-    if place in PACKAGED:
-        return packaged_model(place)
-    folder = Path(place).expanduser()
-    if not (folder / "config.json").is_file():
-        known = ", ".join(f"local/{name}" for name in PACKAGED)
-        raise InputError(
-            f"unknown model {model!r}: training needs the weights themselves. Known: {known}, or a folder that "
-            f"transformers' save_pretrained wrote (a model of a hub is downloaded to one first)"
-        )
-    return folder
 
 
 def load_trainable(folder: Path, settings: Settings) -> LoadedModel:
@@ -107,13 +87,22 @@ class Scorer(torch.nn.Module):
         """As it is now: a cut weight is another tensor at every pass."""
         return Head.of(self.model)
 
-    def forward(self, row: Pack, heats: Sequence[float] = ()) -> tuple[Tensor, ...]:
+    def forward(
+        self,
+        row: Pack,
+        heats: Sequence[float] = (),
+        *,
+        instead: Callable[[Tensor, Head], tuple[Tensor, ...]] | None = None,
+    ) -> tuple[Tensor, ...]:
         """Log-probs and entropies [B, T], in nats, 0 outside the trained tokens; with gradient where it is enabled.
 
         For every one of `heats` follow the log-probs [B, T] at that many times the temperature, without gradient.
+        With `instead` it is what that makes of the hidden states [N, D] and the head.
         """
         hidden = self.hidden(row)
         head = self.head
+        if instead is not None:
+            return instead(hidden, head)
         logp, entropy = token_scores(hidden, row.target, head, temperature=self.temperature)
         with torch.no_grad():
             others = [token_scores(hidden, row.target, head, temperature=self.temperature * heat)[0] for heat in heats]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hybrid.noninferior import Removal
 from tfgrpo import stats
 from tfgrpo.evaluation import Evaluation
+from tfgrpo.report import spent_words
 from tfgrpo.stats import Estimate
 
 ARMS = {
@@ -51,6 +52,8 @@ class Retirement:
     changes: Mapping[str, Estimate]
     prompt_tokens: Mapping[str, float]
     written: str = ""  # the shorter library
+    spend: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by purpose, of all calls of the run
+    seconds: float = field(default=0.0, compare=False)  # of the last process
 
     @staticmethod
     def of(
@@ -103,8 +106,8 @@ class Retirement:
         return {"model": self.model, "margin": self.margin, "tests": tests, **told, "saved_tokens": self.saved_tokens}
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON, with `saved_tokens`."""
-        return {**dataclasses.asdict(self), "saved_tokens": self.saved_tokens}
+        """Plain JSON, with `saved_tokens` and the result in `words`."""
+        return {**dataclasses.asdict(self), "saved_tokens": self.saved_tokens, "words": self.words()}
 
     def words(self) -> str:
         """In a line."""
@@ -125,6 +128,7 @@ class Retirement:
         lines.append(f"  retired   {_list(self.retired)}")
         lines.append(f"  stays     {_list(self.kept)}")
         lines += [f"  written   {self.written}"] if self.written else []
+        lines += [f"  spent     {spent_words(self.spend, self.seconds)}"] if self.spend else []
         return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import experience_store
 from experience_store import Edit, Snapshot
 from experience_store.library import save
+from hybrid.identity import check_same
 from hybrid.library_teacher import Opened, open_library
 from hybrid.noninferior import CONFIDENCE, MARGIN, Removal, Tested, least_problems, removable, too_few
 from hybrid.retirement import ARMS, Retirement
@@ -25,12 +26,12 @@ from tfgrpo.agents.solver import solver_of
 from tfgrpo.budget import Budget, Ledger
 from tfgrpo.caller import Caller, Solver
 from tfgrpo.dressing import dressed
-from tfgrpo.errors import InputError, RunStateError, TransportError
+from tfgrpo.errors import BudgetExhausted, InputError, TransportError
 from tfgrpo.evaluation import Evaluation, evaluate_problems
 from tfgrpo.events import Event, EventLog
 from tfgrpo.late import bound
-from tfgrpo.policy import Policy
-from tfgrpo.record import RunRecord
+from tfgrpo.policy import Policy, connect
+from tfgrpo.record import FILE_NAME, RunRecord
 from tfgrpo.rewards.calling import metrics_to
 from tfgrpo.running import interruptible, opened, synchronous
 from tfgrpo.stats import Array
@@ -49,6 +50,7 @@ async def aretire(
     before: Policy | str | None = None,
     margin: float = MARGIN,
     samples: int = 1,
+    budget: Budget | None = None,
     out: str | Path = "./retired",
     concurrency: int = 64,
     seed: int = 0,
@@ -67,6 +69,7 @@ async def aretire(
         before: the model before it was distilled, to be measured with and without the library; None: it is not.
         margin: the loss of accuracy that does not matter; 0.01 is one point.
         samples: answers to each gate problem; more of them narrow the limits where single answers vary.
+        budget: limits of all calls together; None is unlimited: at most 16 sets of gate problems and 5 of test ones.
         out: the run's folder. A shorter file is written into it; a store gets a new version instead.
         concurrency: requests in flight at most.
         seed: of all samples.
@@ -77,7 +80,8 @@ async def aretire(
         stopped, and returns the same report without another commit when it had ended.
 
     Raises:
-        InputError: something given is wrong; nothing was asked.
+        InputError: something given is wrong, or the budget does not even pay for the test problems; nothing was asked.
+        BudgetExhausted: every answer is kept, and the same call with a larger budget goes on.
         RunStateError: `out` holds another run.
         TransportError: not one answer arrived.
     """
@@ -88,21 +92,28 @@ async def aretire(
             f"got {len(chosen.gate)}, {len(chosen.test)} and {samples}"
         )
     needed = least_problems(margin)  # refuses a margin that is none
+    _check_budget(budget, chosen, compared=before is not None)
+    for name in (model, before):
+        await _check_model(name)
     async with AsyncExitStack() as stack:
+        book = await asyncio.to_thread(open_library, stack, _began_with(library, Path(out)))
         record = stack.enter_context(RunRecord.open(out))
-        book = await asyncio.to_thread(open_library, stack, _began_with(library, record))
-        record.put_state("version", book.snapshot.version.number)
-        events = EventLog(record, *([on_event] if on_event else []))
         config = {
             "task": chosen.fingerprint(),
             "models": [_named(model), None if before is None else _named(before)],
             "library": book.digest,
             "measured": [margin, samples, seed],
         }
-        _same_run(record, config, Path(out))
-        work = _Work(chosen, book.snapshot, record, events, concurrency, seed)
-        events.emit("started", kind="retire", task=chosen.name, model=_named(model), folder=str(out))
-        return await interruptible(_retired(work, book, model, before, margin, samples, needed), Path(out))
+        check_same(record, config, Path(out))
+        record.put_state("version", book.snapshot.version.number)
+        events = EventLog(record, *([on_event] if on_event else []))
+        work = _Work(chosen, book.snapshot, record, events, Ledger(budget), concurrency, seed)
+        work.begun(_named(model), samples)
+        try:
+            return await interruptible(_retired(work, book, model, before, margin, samples, needed), Path(out))
+        except BudgetExhausted as error:
+            kept = f"every finished call is kept in {out}, and the same command with more goes on from there"
+            raise BudgetExhausted(f"{error}; {kept}") from None
 
 
 retire = synchronous(aretire, "retire")
@@ -142,6 +153,8 @@ async def _retired(
         margin=margin,
         seed=work.seed,
     )
+    spend = {name: asdict(spent) for name, spent in work.ledger.spend_by_purpose.items()}
+    report = replace(report, spend=spend, seconds=work.ledger.elapsed_s)
     report = replace(report, written=await asyncio.to_thread(written, book, report, work.record.path.parent))
     work.record.put_state("retirement", report.as_json())
     work.events.emit("finished", words=report.words())
@@ -150,14 +163,27 @@ async def _retired(
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What asks and measures."""
+    """What asks, measures and tells."""
 
     task: Task
     snapshot: Snapshot
     record: RunRecord
     events: EventLog
+    ledger: Ledger
     concurrency: int
     seed: int
+
+    def begun(self, model: str, samples: int) -> None:
+        gate, test, shown = len(self.task.gate), len(self.task.test), len(self.snapshot.served)
+        self.events.emit(
+            "started",
+            kind="retire",
+            task=self.task.name,
+            model=model,
+            folder=str(self.record.path.parent),
+            plan=f"{shown} experiences; {gate} gate problems x {samples} decide, {test} test problems measure",
+            recorded=sum(spent.calls for spent in self.record.spend().values()),
+        )
 
     def asking(self, model: Policy | str) -> _Asking:
         return _Asking(self, model)
@@ -186,6 +212,7 @@ class _Work:
             samples=samples,
             sampling=self.task.sampling,
             purpose=PURPOSE,
+            on_progress=partial(self._progress, f"{len(left)} experiences"),
         )
         if found.missing + found.unscored == found.scores.size:
             why = f": {'; '.join(found.troubles)}" if found.troubles else ""
@@ -193,6 +220,12 @@ class _Work:
         name = solver.policy.name
         self.events.emit("measured", words=f"{name}, {len(left)} experiences: {found.words()}", n=len(problems))
         return found
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        spend = self.ledger.spend
+        self.events.emit(
+            "test_progress", version=what, done=done, total=total, calls=spend.calls, usd=round(spend.usd, 6)
+        )
 
     def told(self, test: Tested) -> None:
         self.events.emit("removal_tested", out=list(test.out), words=test.judged.words())
@@ -211,7 +244,7 @@ class _Asking:
         caller = partial(
             Caller,
             record=work.record,
-            ledger=Ledger(Budget()),
+            ledger=work.ledger,
             concurrency=work.concurrency,
             emit=work.events.publish,
             seed=work.seed,
@@ -262,22 +295,31 @@ def written(book: Opened, report: Retirement, folder: Path) -> str:
     return f"{book.place}@{made.name}"
 
 
-def _began_with(spec: str, record: RunRecord) -> str:
-    """The library's version that the run began with, whatever a store's head is by now."""
-    known, (place, _) = record.get_state("version"), experience_store.parse_ref(spec)
-    return spec if known is None or Path(place).is_file() else f"{place}@v{known}"
-
-
-def _same_run(record: RunRecord, config: dict[str, Any], out: Path) -> None:
-    known = record.get_state("config")
-    if known is None:
-        record.put_state("config", config)
-        return
-    if odd := [name for name, value in json.loads(json.dumps(config)).items() if known.get(name) != value]:
-        raise RunStateError(
-            f"{out} holds a run with another {', '.join(odd)}; give the same to go on with it, or another folder "
-            f"(out=...) for a new one"
+def _check_budget(budget: Budget | None, task: Task, *, compared: bool) -> None:
+    """Refuse what cannot even measure; deciding takes more."""
+    arms = 4 if compared else 2
+    needed = arms * len(task.test) * task.test_samples
+    if budget is not None and budget.calls is not None and budget.calls < needed:
+        raise InputError(
+            f"measuring {arms} arms on {len(task.test)} test problems x {task.test_samples} takes {needed} calls and "
+            f"the budget allows {budget.calls}, with nothing to decide by; raise it, or measure fewer test problems"
         )
+
+
+async def _check_model(model: Policy | str | None) -> None:
+    """Refuse a name that is none before anything is begun; a model is loaded when it is first asked."""
+    if isinstance(model, str):
+        await connect(model).aclose()
+
+
+def _began_with(spec: str, out: Path) -> str:
+    """The library's version that the run in `out` began with, whatever a store's head is by now."""
+    place, _ = experience_store.parse_ref(spec)
+    if Path(place).is_file() or not (out / FILE_NAME).exists():
+        return spec
+    with RunRecord.open(out, read_only=True) as record:
+        known = record.get_state("version")
+    return spec if known is None else f"{place}@v{known}"
 
 
 def _named(model: Policy | str) -> str:

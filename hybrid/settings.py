@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfgrpo.errors import InputError, TfgrpoError, unknown_name
+from tfgrpo.errors import InputError, RunStateError, TfgrpoError, unknown_name
 
 WORLD = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 PLACE = frozenset(
@@ -47,6 +47,10 @@ def leading() -> bool:
 
 class DriftError(TfgrpoError, RuntimeError):
     """Sampler and trainer disagree about the log-probs of the same tokens: one of them works on other weights."""
+
+
+class RoomError(RunStateError):
+    """There is too little memory for an update. Nothing was changed, and the last checkpoint is whole."""
 
 
 class RolloutError(TfgrpoError, RuntimeError):

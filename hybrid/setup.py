@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -17,10 +15,12 @@ import torch
 from hybrid.checkpoint import Checkpoints
 from hybrid.distill import Distill
 from hybrid.engines import Needed, engine_of, open_rollouts
+from hybrid.folders import model_folder
+from hybrid.identity import check_same, digest_of
 from hybrid.library_teacher import Opened, open_library, teaching
 from hybrid.loop import Training
 from hybrid.losses import Loss, resolve_loss
-from hybrid.model import load_trainable, model_folder
+from hybrid.model import load_trainable
 from hybrid.parallel import Ranks
 from hybrid.report import TrainReport
 from hybrid.rollouts import Worker, training_sampling
@@ -31,7 +31,6 @@ from tfgrpo.agents.solver import solver_of
 from tfgrpo.budget import Budget, Ledger
 from tfgrpo.caller import Caller
 from tfgrpo.curriculum import Curriculum
-from tfgrpo.errors import RunStateError
 from tfgrpo.events import Event, EventLog
 from tfgrpo.grouping import Preparing, prepare, wordings_notice
 from tfgrpo.late import bound, notices
@@ -84,11 +83,10 @@ async def run(job: Job) -> TrainReport:
         methods = _methods(job.task, _name(job.loss, loss))
         config = _config(job, folder, methods, library)
         methods |= _way(job)
-        _same_run(record, config, job.out)
+        check_same(record, config, job.out, parts={"settings": "setting", "distill": "option of distillation"})
         equipment = await worker(lambda: Equipment.of(job, folder, loss, temperature, ranks))
         equipment.checkpoints.check_room()
-        training = await _training(stack, job, recipe, sampling, record, equipment, worker, methods)
-        training = dataclasses.replace(training, teach=teaching(library.snapshot if library else None))
+        training = await _training(stack, job, recipe, sampling, record, equipment, worker, methods, library)
         report = await interruptible(training.go(), job.out)
         report = dataclasses.replace(
             report, config=config, notices=[*report.notices, *_told(training.task, recipe, job)]
@@ -108,6 +106,7 @@ async def _training(
     equipment: Equipment,
     worker: Worker,
     methods: dict[str, str],
+    library: Opened | None,
 ) -> Training:
     """The loop with everything that it needs, as rank 0 has it; the stack closes what was opened."""
     events = EventLog(record, *([job.on_event] if job.on_event else []))
@@ -145,6 +144,7 @@ async def _training(
         methods=methods,
         seed=job.seed,
         distill=job.distill,
+        teach=teaching(library.snapshot if library else None),
     )
 
 
@@ -253,7 +253,7 @@ def _config(job: Job, folder: Path, methods: dict[str, str], library: Opened | N
     """What identifies a run: neither how long it may be nor where it computes."""
     return {
         "task": job.task.fingerprint(),
-        "model": _digest(folder),
+        "model": digest_of(folder),
         **methods,
         "group": job.plan.group,
         "prompts": job.plan.prompts,
@@ -262,35 +262,6 @@ def _config(job: Job, folder: Path, methods: dict[str, str], library: Opened | N
         "distill": job.distill and job.distill.identity,
         **({"library": library.digest} if library else {}),
     }
-
-
-def _digest(folder: Path) -> str:
-    """A hash of the model's files by name, size and beginning: cheap, and different for different weights."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".safetensors", ".bin", ".json") and path.is_file():
-            with path.open("rb") as handle:
-                handle.seek(max(0, path.stat().st_size - (1 << 20)))
-                digest.update(f"{path.name} {path.stat().st_size}".encode() + handle.read())
-    return digest.hexdigest()
-
-
-def _same_run(record: RunRecord, config: dict[str, Any], out: Path) -> None:
-    known = record.get_state("config")
-    if known is None:
-        record.put_state("config", config)
-        return
-    now = json.loads(json.dumps(config))
-    odd = [name for name in now if known.get(name) != now[name]]
-    for part, word in (("settings", "setting"), ("distill", "option of distillation")):
-        if part in odd and now[part] and known.get(part):
-            odd += [f"{word} {name}" for name in now[part] if known[part].get(name) != now[part][name]]
-            odd.remove(part)
-    if odd:
-        raise RunStateError(
-            f"{out} holds a run with another {', '.join(odd)}; give the same to go on with it, or another folder "
-            f"(out=..., --out) for a new run"
-        )
 
 
 def _name(given: Loss | str, loss: Loss) -> str:

@@ -6,7 +6,7 @@ all of them: answers are written by whole weights in place, so that there is no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,7 @@ def shard(scorer: torch.nn.Module, ranks: Ranks, row: Any) -> None:
     for part in _parts(scorer):
         part.set_gradient_divide_factor(1.0)  # losses are shares of the whole batch: gradients add up
         part.set_force_sum_reduction_for_comms(True)
+    _say_what_comes_next(list(_parts(scorer)))
     with torch.no_grad():
         scorer(row)
     cut_again(scorer)
@@ -81,6 +82,17 @@ def cut_again(scorer: torch.nn.Module) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be cut, as a plain one; all ranks must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _say_what_comes_next(parts: Sequence[FSDPModule]) -> None:
+    """In a backward pass each part asks for the one before it, the first for itself, which it has.
+
+    Otherwise that is read off the passes since the last backward one. Of those that need no other rank (writing
+    answers, a teacher's reading) a rank may have had none: it would then ask for fewer parts than the others do.
+    """
+    root, *layers = parts
+    for part, before in zip((*layers, root), (layers[0], *layers), strict=True):
+        part.set_modules_to_backward_prefetch([before])
 
 
 def _parts(scorer: torch.nn.Module) -> Iterator[FSDPModule]:

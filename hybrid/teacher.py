@@ -4,24 +4,30 @@ A teacher reads taught answers once per batch, before the first update, without 
 hidden state per token (a thousandth of what the student's backward pass keeps), so memory does not grow with a second
 model's activations, and nothing is read where nobody is taught.
 
+Where weights are cut, they are whole on every rank while a teacher reads, as they are while answers are written, so
+that each rank reads its own answers at its own pace. A second set of weights is cut like the first.
+
 Legend: M tokens of taught answers, D hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from hybrid.distill import Distill
-from hybrid.divergence import Lesson, Measure, Voice, taught_scores
+from hybrid.divergence import Lesson, Measure, Scores, Voice, taught_scores
 from hybrid.head import Head, token_scores
 from hybrid.losses.divergences import confidence, sampled_token
 from hybrid.model import Scorer
 from hybrid.packing import Pack, Sample, pack
+from hybrid.sharding import gathered
 from hybrid.weights import Weights
 from tfgrpo.errors import RunStateError
 
@@ -135,6 +141,8 @@ class Teacher:
     ) -> None:
         self.spec, self.scores, self.weights = spec, scores, weights
         self.token_budget, self.shared, self.again = token_budget, shared, again
+        self.cut = any(isinstance(master, DTensor) for master in weights.masters.values())
+        self.live_share = {"live": 1.0, "ema": 0.0, "trust_region": spec.rate}[spec.teacher]
         self.measure = Measure(alpha=spec.alpha, k=spec.k, tail=spec.tail) if spec.k != 0 else None
         self.shadow = None if spec.teacher == "live" else Shadow(weights)
 
@@ -160,29 +168,27 @@ class Teacher:
         for number in (numbers[place] for row in rows for place in row.samples):
             spans[number] = slice(begin, begin := begin + known[number].trained)
         targets = torch.cat([row.target for row in rows]) if rows else torch.zeros(0, dtype=torch.long, device=device)
-        lesson = Lesson.of(self._voices(rows), targets, temperature=self.scores.temperature)
+        voices: list[Voice] = []
+        if self.shadow is not None:
+            with self.shadow.worn(), gathered(self.scores):
+                voices.append(self._voice(rows, 1 - self.live_share, keep=True))
+        with gathered(self.scores) if self.live_share else nullcontext():
+            if self.live_share:
+                voices.append(self._voice(rows, self.live_share, keep=self.again))
+            lesson = Lesson.of(voices, targets, temperature=self.scores.temperature)
         return Lessons(lesson=lesson, trust=self._trust(lesson.entropy, total), spans=spans)
-
-    def _voices(self, rows: Sequence[Pack]) -> list[Voice]:
-        if self.spec.teacher == "live":
-            return [self._voice(rows, 1.0, keep=self.again)]
-        assert self.shadow is not None
-        share = 1.0 if self.spec.teacher == "ema" else 1 - self.spec.rate
-        with self.shadow.worn():
-            voices = [self._voice(rows, share, keep=True)]
-        return voices if share == 1 else [*voices, self._voice(rows, 1 - share, keep=self.again)]
 
     def _voice(self, rows: Sequence[Pack], share: float, *, keep: bool) -> Voice:
         """The hidden states of all rows under the model as it is now; with `keep`, its head as it is now too."""
         head = self.scores.head
         hidden = [self.scores.hidden(row) for row in rows] or [head.weight.new_zeros(0, head.weight.shape[1])]
-        return Voice(hidden=torch.cat(hidden), head=self._kept(head) if keep else head, share=share)
+        return Voice(hidden=torch.cat(hidden), head=self._kept(head) if keep else head, share=share, own=not keep)
 
     def _kept(self, head: Head) -> Head:
         trained = {id(p) for p in self.weights.parameters.values()}
 
-        def fixed(tensor: Tensor | None) -> Tensor | None:
-            return tensor.detach().clone() if tensor is not None and id(tensor) in trained else tensor
+        def fixed(tensor: Tensor | None) -> Tensor | None:  # whole ones of cut weights are given back
+            return tensor.detach().clone() if tensor is not None and (self.cut or id(tensor) in trained) else tensor
 
         weight = fixed(head.weight)
         assert weight is not None
@@ -204,14 +210,8 @@ class Teacher:
         if found is None:
             return None
         at, among = found
-        lesson, hidden, head = lessons.lesson.places(among), self.scores.hidden(row), self.scores.head
-        if self.measure is None:
-            logp, entropy = token_scores(hidden, row.target, head, temperature=lesson.temperature)
-            apart = sampled_token(logp[at], lesson.logp)
-            kl = (logp[at] - lesson.logp).detach()
-        else:
-            scores = taught_scores(hidden, row.target, head, lesson=lesson, at=at, measure=self.measure)
-            logp, entropy, apart, kl = scores
+        compared = partial(self._compared, row, lessons.lesson, at, among)
+        logp, entropy, apart, kl = self.scores(row, instead=compared)
         taught = torch.zeros(len(row.samples), dtype=torch.bool, device=at.device)
         taught[row.row[at]] = True
 
@@ -226,10 +226,19 @@ class Teacher:
             trust=spread(lessons.trust[among]),
             seen={
                 "kl": spread(kl),
-                "teacher_entropy": spread(lesson.entropy),
+                "teacher_entropy": spread(lessons.lesson.entropy[among]),
                 "student_entropy": spread(entropy[at].detach()),
             },
         )
+
+    def _compared(self, row: Pack, lesson: Lesson, at: Tensor, among: Tensor, hidden: Tensor, head: Head) -> Scores:
+        """The student's hidden states of a row beside what the teacher says of its tokens `at`."""
+        lesson = lesson.places(among, head)
+        if self.measure is not None:
+            return taught_scores(hidden, row.target, head, lesson=lesson, at=at, measure=self.measure)
+        logp, entropy = token_scores(hidden, row.target, head, temperature=lesson.temperature)
+        apart = sampled_token(logp[at], lesson.logp)
+        return Scores(logp=logp, entropy=entropy, divergence=apart, kl=(logp[at] - lesson.logp).detach())
 
     # -- going on -----------------------------------------------------------------------------------------------------
 

@@ -29,11 +29,11 @@ from hybrid.model import Scorer
 from hybrid.packing import Pack, Sample, pack, padded, row_budget
 from hybrid.parallel import Ranks, dealt
 from hybrid.recompute import Recompute
-from hybrid.settings import DriftError, Settings
+from hybrid.settings import DriftError, RoomError, Settings
 from hybrid.sharding import cut_again, gathered, shard
 from hybrid.teacher import Lessons, Teacher
 from hybrid.weights import Weights
-from tfgrpo.errors import InputError, RunStateError
+from tfgrpo.errors import InputError
 from tfgrpo.policy.local_engine import out_of_memory
 from tfgrpo.policy.local_loading import LoadedModel
 
@@ -96,14 +96,10 @@ class Trainer:
         self.needs = loss.needs if isinstance(loss, Composed) else OFFERED - ASKED_FOR
         credits = loss.credits if isinstance(loss, Composed) else ()
         self.heat = next((credit.heat for credit in credits if credit.heat), None)
-        if self.cut and "influence" in self.needs:
-            raise InputError("the influence of tokens is not computed on cut weights; train with parallel='ddp'")
         if self.heat is not None and distill is not None:
             raise InputError(
                 "a loss that reads log-probs at another temperature (dcpo) and a teacher exclude each other"
             )
-        if self.cut and distill is not None:
-            raise InputError("a teacher does not read with cut weights yet; train with parallel='ddp'")
         self.token_budget = settings.token_budget or TOKEN_BUDGET.get(loaded.device, GPU_TOKEN_BUDGET)
         self.drift = settings.drift if settings.drift is not None else DRIFT.get(self.model.dtype, 0.1)
         self.device = self.model.device
@@ -167,7 +163,8 @@ class Trainer:
         Raises:
             DriftError: sampler and trainer disagree; nothing was changed.
             InputError: the loss is not finite; nothing was changed.
-            RunStateError: the gradient is not finite, or there is too little memory; nothing was changed.
+            RunStateError: the gradient is not finite; nothing was changed.
+            RoomError: there is too little memory; nothing was changed.
         """
         begun = time.perf_counter()
         used = batch.in_loss & ((batch.advantage != 0) | batch.taught) if self.skips else batch.in_loss
@@ -217,7 +214,7 @@ class Trainer:
                 for row, old in zip(share.rows, kept, strict=True):
                     self._backward(row, batch, totals, old, seen, share.lessons)
                 for _ in range(share.idle):
-                    (self.scores(share.spare)[0].sum() * 0.0).backward()
+                    self._keep_step(share.spare)
                 seen = Seen.all_of(self.ranks.gather(seen))
                 if not number:
                     first = self._agreement(seen)
@@ -255,6 +252,14 @@ class Trainer:
             gaps = None if tokens.sampler is None else (logp - tokens.sampler)[tokens.mask > 0]
         seen.add(metrics, gaps)
 
+    def _keep_step(self, row: Pack) -> None:
+        """The passes of `_backward` without anything to learn: of every model that is cut, and in its order."""
+        logp, *_ = self.scores(row)
+        if self.reference is not None:
+            with torch.no_grad():
+                self.reference(row)
+        (logp.sum() * 0.0).backward()
+
     def _tokens(self, row: Pack, batch: Batch, logp: Tensor, entropy: Tensor, kept: _Kept) -> Tokens:
         numbers = list(row.samples)
 
@@ -285,14 +290,15 @@ class Trainer:
         """The column `influence` of each row, where the loss reads it."""
         if "influence" not in self.needs:
             return [None] * len(share.rows)
-        found = influences(
-            self.scores,
-            batch.samples,
-            batch.group,
-            batch.success,
-            chosen={n for row in share.rows for n in row.samples},
-            budget=self.token_budget,
-        )
+        with self.whole():
+            found = influences(
+                self.scores,
+                batch.samples,
+                batch.group,
+                batch.success,
+                chosen={n for row in share.rows for n in row.samples},
+                budget=self.token_budget,
+            )
         parts = [torch.cat([found[n] for n in row.samples]).to(self.device) for row in share.rows]
         return [row.spread(part) for row, part in zip(share.rows, parts, strict=True)]
 
@@ -321,7 +327,7 @@ class Trainer:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            raise RunStateError(
+            raise RoomError(
                 f"too little memory for an update with rows of {self.token_budget} tokens ({error}). Nothing was "
                 f"changed, the last checkpoint is whole. Lower the setting token_budget, set checkpointing=full, train "
                 f"adapters (lora=16), or cut the weights over several processes (parallel=fsdp)"

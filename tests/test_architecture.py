@@ -64,11 +64,14 @@ LOADED_LAZILY = {
     f"tfgrpo.policy.{name}" for name in ("local_attention", "local_engine", "local_loading", "packed_linear")
 }
 TRAINING = {"torch", "transformers", "safetensors"}  # what hybrid is made of, but for the modules that only set it up
-LIGHT = "api command distill html_report html_rollouts progress quantities recipes report routing settings train_story"
+LIGHT_MODULES = (
+    *("api", "command", "distill", "folders", "html_report", "html_rollouts", "identity", "progress", "quantities"),
+    *("recipes", "report", "retire_command", "routing", "settings", "train_story"),
+)
 LIGHT_SAFETY = ("calibrate", "data", "report", "scorer", "scores", "settings", "split")
 LIGHT_HYBRID = {
     *("hybrid", "hybrid.safety", "hybrid.safety_command", "hybrid.watch"),
-    *(f"hybrid.{name}" for name in LIGHT.split()),
+    *(f"hybrid.{name}" for name in LIGHT_MODULES),
     *(f"hybrid.safety.{name}" for name in LIGHT_SAFETY),
 }
 

@@ -79,8 +79,7 @@ async def alearn(
     recipe, limit = Recipe.of(chosen, group), budget or Budget(calls=DEFAULT_CALLS)
     async with AsyncExitStack() as stack:
         policy = await opened(stack, model)
-        spec = _spec(critic, chosen, policy)
-        book = await _store(stack, store)
+        spec, book = _spec(critic, chosen, policy), await _store(stack, store)
         layout = chosen.layout or spec.layout
         config = {
             "task": chosen.fingerprint(),
@@ -93,6 +92,7 @@ async def alearn(
             "gate": gate,
             "layout": dataclasses.asdict(layout),
         }
+        shares = share_out(limit, chosen, group_size=group, samples=chosen.test_samples, price=policy.price)
         record = stack.enter_context(RunRecord.open(run_folder(Path(runs), run_name(chosen.name, config), new=new)))
         record.put_state("config", config := {**config, "methods": chosen.methods})
         if (done := record.get_state("report")) is not None:
@@ -110,7 +110,7 @@ async def alearn(
             record=record,
             events=events,
             group_size=group,
-            shares=share_out(limit, chosen, group_size=group, samples=chosen.test_samples, price=policy.price),
+            shares=shares,
             layout=layout,
             gate=gate,
             seed=seed,

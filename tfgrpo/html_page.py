@@ -33,8 +33,8 @@ def page(title: object, *parts: object) -> Html:
     return Html("<!DOCTYPE html>\n" + tag("html", head, tag("body", tag("main", *parts)), lang="en"))
 
 
-def written(content: Html, out: Path) -> Path:
-    """Put a page in its place, whole or not at all; the place.
+def written(content: str, out: Path) -> Path:
+    """Put a page or another text in its place, whole or not at all; the place.
 
     Raises:
         RunStateError: it could not be written.

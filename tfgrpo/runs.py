@@ -18,10 +18,18 @@ from typing import Any
 
 from tfgrpo.budget import Spend
 from tfgrpo.errors import InputError, RunStateError
+from tfgrpo.events import Event
 from tfgrpo.record import FILE_NAME, RunRecord
 
 DEFAULT_FOLDER = "runs"
-RESULTS = ("report", "measurement", "training")  # states in which a run keeps what it came to
+RESULTS = {
+    "learn": "report",
+    "evaluate": "measurement",
+    "train": "training",
+    "retire": "retirement",
+    "improve": "improvement",
+}
+"""The state in which a run of each kind keeps what it came to."""
 
 
 def run_name(task: str, config: Mapping[str, Any]) -> str:
@@ -77,7 +85,7 @@ class RunLine:
 
     name: str
     folder: str
-    kind: str  # "learn", "evaluate", "train"
+    kind: str  # "learn", "evaluate", or what another package calls its own: "train", "retire", "improve"
     task: str = ""
     model: str = ""
     state: str = "unfinished"
@@ -102,8 +110,13 @@ def kind_of(folder: Path) -> str:
         return _kind(folder, record)
 
 
+def _began(record: RunRecord) -> Event | None:
+    """How a run began; one that is made of several runs has a name of its own for it."""
+    return next(record.events("started"), None) or next(record.events("begun"), None)
+
+
 def _kind(folder: Path, record: RunRecord) -> str:
-    started = next(record.events("started"), None)
+    started = _began(record)
     told = started.data.get("kind") if started else None
     measured = folder.name.startswith("evaluate-") or record.get_state("measurement") is not None
     return str(told or ("evaluate" if measured and record.get_state("report") is None else "learn"))
@@ -114,9 +127,9 @@ def _line(folder: Path) -> RunLine:
     try:
         with RunRecord.open(folder, read_only=True) as record:
             kind = _kind(folder, record)
-            started = next(record.events("started"), None)
-            done = next((s for s in map(record.get_state, RESULTS) if s is not None), None)
-            spent = sum(record.spend().values(), Spend())
+            started = _began(record)
+            done = record.get_state(RESULTS.get(kind, kind))
+            calls, usd = _spent(record, done)
     except RunStateError as error:
         return RunLine(name=folder.name, folder=str(folder), kind=kind, state=str(error))
     data = started.data if started else {}
@@ -127,16 +140,27 @@ def _line(folder: Path) -> RunLine:
         task=str(data.get("task", "")),
         model=str(data.get("model", "")),
         state="finished" if done else "unfinished",
-        calls=spent.calls,
-        usd=spent.usd,
+        calls=calls,
+        usd=usd,
         result=_result(done) if done else "",
         time=started.time if started else 0.0,
     )
 
 
+def _spent(record: RunRecord, done: Mapping[str, Any] | None) -> tuple[int, float]:
+    """Calls and dollars: those on record, or what a run that is made of several says of all of them."""
+    told = (done or {}).get("spend", {})
+    if "calls_usd" in told:
+        return int(told["calls"]), float(told["calls_usd"])
+    spent = sum(record.spend().values(), Spend())
+    return spent.calls, spent.usd
+
+
 def _result(done: Mapping[str, Any]) -> str:
     if done.get("gain_words"):
         return str(done["gain_words"])
+    if done.get("words"):
+        return str(done["words"])
     single = done.get("after") or done.get("before")
     return (
         f"{single['mean']:.3f} (95 % {single['low']:.3f}..{single['high']:.3f})" if single else str(done.get("why", ""))

@@ -27,6 +27,7 @@ from tfgrpo.record import RunRecord
 from tfgrpo.running import interruptible, opened, synchronous
 from tfgrpo.task import Task, load_task
 
+KIND = "improve"
 FINISHED = "finished before; nothing was asked again"
 
 
@@ -94,14 +95,14 @@ async def aimprove(
         on_event=on_event,
     )
     aside, barred = await checked(job)
-    with RunRecord.open(job.out / "story") as record:
+    with RunRecord.open(job.out) as record:
         job.same(record)
         known = record.get_state("improvement")
         if known is not None:
             return Improvement.from_json(known).noted(FINISHED)
         events = EventLog(record, *([on_event] if on_event else []))
         stage = Stage.of(job, aside, barred, record, events)
-        events.emit("begun", task=job.task.name, model=job.model_name, folder=str(job.out), barred=barred)
+        events.emit("begun", kind=KIND, task=job.task.name, model=job.model_name, folder=str(job.out), barred=barred)
         async with stage.clock.ticking():
             ending = await interruptible(told(stage), job.out)
             found = improvement(stage, ending)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experience_store import ExperienceStore
+from hybrid.folders import model_folder, place_of
+from hybrid.identity import check_same
 from hybrid.settings import Settings
 from tfgrpo.budget import Budget
 from tfgrpo.critic import CriticSpec
-from tfgrpo.errors import InputError, MissingExtraError, RunStateError
+from tfgrpo.errors import InputError, MissingExtraError
 from tfgrpo.events import Event
 from tfgrpo.policy import Policy
 from tfgrpo.policy.local import LocalPolicy
-from tfgrpo.policy.packaged_models import PACKAGED, packaged_model
 from tfgrpo.record import RunRecord
 from tfgrpo.task import Task
 from tfgrpo.types import Problem
@@ -105,7 +105,7 @@ class Job:
     @property
     def same_model(self) -> bool:
         """Whether training begins with the weights of the prompt arm."""
-        return self.train_model is not None and _place(self.model_name) == _place(self.train_model)
+        return self.train_model is not None and place_of(self.model_name) == place_of(self.train_model)
 
     def check(self) -> None:
         """Refuses what cannot work, before anything is begun.
@@ -136,15 +136,7 @@ class Job:
         Raises:
             RunStateError: naming what differs.
         """
-        now = json.loads(json.dumps(self.identity, default=str))
-        known = record.get_state("config")
-        if known is None:
-            record.put_state("config", now)
-        elif odd := [name for name in now if known.get(name) != now[name]]:
-            raise RunStateError(
-                f"{self.out} holds a story with another {', '.join(odd)}; give the same to go on with it, or another "
-                f"folder (out=..., --out) for a new one"
-            )
+        check_same(record, self.identity, self.out, kind="story")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -163,10 +155,6 @@ class Job:
             "seed": self.seed,
             "choices": self.choices.identity,
         }
-
-
-def _place(model: str) -> str:
-    return model.removeprefix("local/")
 
 
 # -- the problems ------------------------------------------------------------------------------------------------------
@@ -228,10 +216,11 @@ def no_training(job: Job) -> str:
     if paid and job.budget.usd is not None:
         return f"the reward asks {paid[0]}, and training does not limit what that costs; judge with a local model"
     try:
-        folder = _weights(model)
+        folder = model_folder(model)
     except MissingExtraError as error:
         return str(error)
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+    size = sum(file.stat().st_size for file in files)
     if size > LARGE and job.choices.settings.device is None and not _has_gpu():
         return f"there is no GPU, and {size / 1e9:.1f} GB of weights are not trained on a CPU (--set device=cpu tries)"
     return ""
@@ -240,25 +229,6 @@ def no_training(job: Job) -> str:
 def _free(policy: Policy) -> bool:
     price = policy.price
     return price is not None and price.cost_usd(1_000_000, 1_000_000) == 0
-
-
-def _weights(model: str) -> Path:
-    """The folder of the weights.
-
-    Raises:
-        InputError: there is none.
-    """
-    place = _place(model)
-    if place in PACKAGED:
-        return packaged_model(place)
-    folder = Path(place).expanduser()
-    if not (folder / "config.json").is_file():
-        known = ", ".join(f"local/{name}" for name in PACKAGED)
-        raise InputError(
-            f"there are no weights at {model!r}: training needs a folder that transformers' save_pretrained wrote, or "
-            f"one of {known}. Leave the model to train out, and the best prompt-only result is found"
-        )
-    return folder
 
 
 def _has_gpu() -> bool:

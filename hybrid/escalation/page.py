@@ -4,60 +4,85 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hybrid.escalation.decision import Decision, Option
 from hybrid.escalation.held_out import LABELS
 from hybrid.escalation.result import Improvement, PairRow
+from hybrid.html_report import write_report as training_page
 from hybrid.report import TrainReport
-from tfgrpo.errors import RunStateError
 from tfgrpo.html_charts import before_after, learning_curve
-from tfgrpo.html_page import POLICY
+from tfgrpo.html_page import page, written
 from tfgrpo.html_parts import Html, clean, count, folded, join, section, table, tag
-from tfgrpo.html_report import write_report
-from tfgrpo.html_style import STYLE
+from tfgrpo.html_report import write_report as learning_page
+from tfgrpo.record import FILE_NAME, RunRecord
 from tfgrpo.report import Report
 
+Parts: TypeAlias = Mapping[str, Report | TrainReport | None]
+"""The runs of a story, by the folders that they are in."""
+
 PAGE = "report.html"
+PARTS = ("prompts", "more_prompts", "pilot", "training", "decision", "second_decision")
+"""States of a story's record that a page tells of."""
 
 
 def write_page(found: Improvement, out: Path) -> Path:
-    """Write report.html, report.json and report.txt, and the page of each learning run; the path of the first.
+    """Write report.html, report.json and report.txt, and the pages of its runs; the path of the first.
 
     Raises:
         RunStateError: they cannot be written; the story is whole, and the same call writes them again.
     """
+    written(json.dumps(found.as_json(), indent=2) + "\n", out / "report.json")
+    written(f"{found}\n", out / "report.txt")
+    return written(render(found, _links(_runs(found), out, out)), out / PAGE)
+
+
+def write_report(run_folder: Path, out: Path) -> Path:
+    """Write the page of a story, told to its end or not, and the pages of its runs; the path of the first.
+
+    `tfgrpo report STORY` finds this by the entry point "improve" of the group "tfgrpo.reports".
+
+    Raises:
+        RunStateError: there is no record in the folder, it cannot be read, or the page cannot be written.
+    """
+    with RunRecord.open(run_folder, read_only=True) as record:
+        known = {name: record.get_state(name) for name in ("improvement", *PARTS)}
+        begun = next(record.events("begun"), None)
+    if known["improvement"] is not None:
+        found = Improvement.from_json(known["improvement"])
+        return written(render(found, _links(_runs(found), run_folder, out.parent)), out)
+    phases = Phases.of(known)
+    links = _links({**phases.learned, "training": phases.trained}, run_folder, out.parent)
+    return written(_unfinished({} if begun is None else begun.data, phases, links), out)
+
+
+def _runs(found: Improvement) -> Parts:
+    return {"prompts": found.prompts, "more_prompts": found.more_prompts, "training": found.training or found.pilot}
+
+
+def _links(parts: Parts, story: Path, beside: Path) -> dict[str, str]:
+    """Writes the pages of a story's runs; their places as a page in the folder `beside` links them.
+
+    A folder of a run that was taken away has none.
+    """
     links = {}
-    for name, report in (("prompts", found.prompts), ("more_prompts", found.more_prompts)):
-        if report is not None:
-            folder = out / name / report.run
-            links[name] = str(write_report(folder, folder / PAGE).relative_to(out))
-    page = "<!DOCTYPE html>\n" + render(found, links)
-    written = {PAGE: page, "report.json": json.dumps(found.as_json(), indent=2) + "\n", "report.txt": f"{found}\n"}
-    for name, text in written.items():
-        fresh = out / f"{name}.part"
-        try:
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(out / name)
-        except OSError as error:
-            raise RunStateError(f"the report could not be written to {out / name}: {error}; make room") from error
-    return out / PAGE
+    for name, report in parts.items():
+        folder = story / name / report.run if isinstance(report, Report) else story / name
+        if report is not None and (folder / FILE_NAME).exists():
+            write = learning_page if isinstance(report, Report) else training_page
+            links[name] = Path(os.path.relpath(write(folder, folder / PAGE), beside)).as_posix()
+    return links
 
 
-def render(found: Improvement, links: dict[str, str]) -> Html:
-    """The whole page; `links` lead to the pages of learning runs."""
-    title = f"{found.task}: {found.model}"
-    head = tag(
-        "head",
-        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
-        tag("title", clean(title, 200)),
-        Html(f"<style>{STYLE}</style>"),
-    )
-    parts = [
-        _head(found),
+def render(found: Improvement, links: Mapping[str, str]) -> Html:
+    """The whole page; `links` lead to the pages of learning and training."""
+    return page(
+        f"{found.task}: {found.model}",
+        _head(found.task, found.model, found.train_model),
         _verdict(found),
         _arms(found),
         _pairs(found),
@@ -65,15 +90,51 @@ def render(found: Improvement, links: dict[str, str]) -> Html:
         None if found.first_decision is None else _decision("The first decision", found.first_decision),
         _learned("Learning goes on", found.more_prompts, links.get("more_prompts")),
         _decision("The decision", found.decision),
-        _trained(found.training or found.pilot, found.training is None),
+        _trained(found.training or found.pilot, links.get("training"), pilot=found.training is None),
         _spent(found),
-    ]
-    return tag("html", head, tag("body", tag("main", *parts)), lang="en")
+    )
 
 
-def _head(found: Improvement) -> Html:
-    trained = f"; weights of {found.train_model}" if found.train_model else ""
-    return tag("header", tag("h1", clean(found.task, 200)), tag("p", clean(f"{found.model}{trained}", 300)))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phases:
+    """What is on record of a story that has not ended."""
+
+    learned: Mapping[str, Report | None]
+    decisions: tuple[Decision, ...]
+    trained: TrainReport | None
+    pilot: bool  # `trained` is the pilot only
+
+    @staticmethod
+    def of(states: Mapping[str, Any]) -> Phases:
+        """From the states of the story's record, by the names of `PARTS`; a phase without a result has a "none"."""
+        done = {name: state for name, state in states.items() if state is not None and "none" not in state}
+        reports = {name: Report.from_json(done[name]) if name in done else None for name in ("prompts", "more_prompts")}
+        trained = done.get("training") or done.get("pilot")
+        return Phases(
+            learned=reports,
+            decisions=tuple(Decision.from_json(done[n]) for n in ("decision", "second_decision") if n in done),
+            trained=None if trained is None else TrainReport.from_json(trained),
+            pilot="training" not in done,
+        )
+
+
+def _unfinished(begun: Mapping[str, Any], phases: Phases, links: Mapping[str, str]) -> Html:
+    task, model = str(begun.get("task", "A story")), str(begun.get("model", "unknown model"))
+    words = "No arm was compared on the held-out problems yet. The command that started it goes on from there."
+    return page(
+        f"{task}: {model}",
+        _head(task, model, None),
+        tag("div", tag("strong", "This story has not ended."), tag("p", words), class_="verdict"),
+        _learned("Learning experiences", phases.learned["prompts"], links.get("prompts")),
+        _learned("Learning goes on", phases.learned["more_prompts"], links.get("more_prompts")),
+        *(_decision("The decision", decision) for decision in phases.decisions),
+        _trained(phases.trained, links.get("training"), pilot=phases.pilot),
+    )
+
+
+def _head(task: str, model: str, train_model: str | None) -> Html:
+    trained = f"; weights of {train_model}" if train_model else ""
+    return tag("header", tag("h1", clean(task, 200)), tag("p", clean(f"{model}{trained}", 300)))
 
 
 def _verdict(found: Improvement) -> Html:
@@ -150,7 +211,7 @@ def _learned(title: str, report: Report | None, link: str | None) -> Html | None
     return section(title, said, chart, more)
 
 
-def _trained(report: TrainReport | None, pilot: bool) -> Html | None:
+def _trained(report: TrainReport | None, link: str | None, *, pilot: bool) -> Html | None:
     if report is None:
         return None
     groups = int(report.config.get("prompts", 1))
@@ -160,7 +221,8 @@ def _trained(report: TrainReport | None, pilot: bool) -> Html | None:
     )
     chart = tag("div", learning_curve(points), class_="card") if points else None
     facts = folded("The training run", tag("pre", str(report)))
-    return section("The pilot of training" if pilot else "Training", tag("p", f"{said}."), chart, facts)
+    more = tag("p", tag("a", "The whole training run", href=link)) if link else None
+    return section("The pilot of training" if pilot else "Training", tag("p", f"{said}."), chart, facts, more)
 
 
 def _spent(found: Improvement) -> Html:

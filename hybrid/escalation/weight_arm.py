@@ -12,7 +12,7 @@ from hybrid.escalation.purse import part
 from hybrid.escalation.shares import PILOT, PILOT_MOST, START_S
 from hybrid.escalation.stage import Stage
 from hybrid.report import TrainReport
-from hybrid.settings import DriftError
+from hybrid.settings import DriftError, RoomError
 from tfgrpo.budget import Budget
 from tfgrpo.errors import InputError, MissingExtraError
 
@@ -109,6 +109,6 @@ async def _trained(stage: Stage, steps: int, seconds: float | None) -> dict[str,
             settings=choices.settings,
             on_event=job.on_event,
         )
-    except (InputError, MissingExtraError, DriftError) as error:
+    except (InputError, MissingExtraError, DriftError, RoomError) as error:
         return {"none": f"training is not possible: {error}"}
     return report.as_json()

@@ -14,20 +14,51 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 def gradients(folder: str, parallel: str) -> dict[str, Any]:
-    """Loss, metrics and gradients of one batch, whole."""
+    """Loss, metrics and gradients of one batch, whole, for each way to learn from it."""
+    import torch
+
+    from hybrid.distill import Distill
+    from hybrid.parallel import Ranks
+
+    ranks = Ranks.join(hang_s=60)
+    teachers = {
+        "live": Distill(teacher="live", k=5),
+        "ema": Distill(teacher="ema", k=None),
+        "trust_region": Distill(teacher="trust_region", rate=0.3, k=5, tail=False),
+        "written token": Distill(teacher="live", k=0, alpha=1.0),
+    }
+    ways = {**dict.fromkeys(("dapo", "grpo_kl", "thr")), **teachers}
+    found = {way: _of_batch(Path(folder), parallel, ranks, way, distill) for way, distill in ways.items()}
+    if ranks.leading:
+        torch.save({way: tensors for way, (_, tensors) in found.items()}, os.environ["TENSORS"])
+    ranks.close()
+    return {way: metrics for way, (metrics, _) in found.items()}
+
+
+def _of_batch(folder: Path, parallel: str, ranks: Any, way: str, distill: Any) -> tuple[dict[str, float], Any]:
+    import numpy as np
     import torch
     from tinybatch import EXACT, MAX_TOKENS, TEMPERATURE, batch_of, loaded_at, with_sampler
 
     from hybrid.losses import resolve_loss
-    from hybrid.parallel import Ranks
+    from hybrid.reprompt import under
     from hybrid.sharding import whole
     from hybrid.trainer import Trainer
 
-    ranks = Ranks.join(hang_s=60)
-    loaded = loaded_at(Path(folder))
+    loaded = loaded_at(folder)
     batch = with_sampler(batch_of(3, groups=5, uniform=(1,)), loaded)
-    settings = dataclasses.replace(EXACT, parallel=parallel, token_budget=40)
-    trainer = Trainer(loaded, resolve_loss("dapo"), settings, temperature=TEMPERATURE, ranks=ranks)
+    if distill is not None:  # a teacher reads one token more for each answer that was wrong
+        longer = [(*sample.prompt, 7) for sample in batch.samples]
+        pairs = zip(batch.samples, longer, batch.success, strict=True)
+        taught = tuple(None if right else under(sample, prompt) for sample, prompt, right in pairs)
+        batch = dataclasses.replace(batch, teachers=taught, in_loss=np.ones(len(taught), dtype=bool))
+    settings = dataclasses.replace(EXACT, parallel=parallel, token_budget=46)
+    loss = resolve_loss("dapo" if distill else way)
+    trainer = Trainer(loaded, loss, settings, temperature=TEMPERATURE, ranks=ranks, distill=distill)
+    if trainer.teacher is not None and trainer.teacher.shadow is not None:
+        with torch.no_grad():
+            for tensor in trainer.teacher.shadow.tensors.values():
+                tensor.mul_(1.1)  # as if it were another model
     taken: dict[str, torch.Tensor] = {}
     clear = trainer.weights.clear
 
@@ -38,18 +69,17 @@ def gradients(folder: str, parallel: str) -> dict[str, Any]:
     trainer.weights.clear = keep_first  # type: ignore[method-assign]
     metrics = trainer.update(batch, max_tokens=MAX_TOKENS)
     weights = {name: whole(p.detach()).clone() for name, p in trainer.weights.parameters.items()}
-    if ranks.leading:
-        torch.save({"grads": taken, "weights": weights}, os.environ["TENSORS"])
-    ranks.close()
-    return metrics
+    return metrics, {"grads": taken, "weights": weights}
 
 
 def train(folder: str, out: str, parallel: str, steps: str, more: str = "{}") -> dict[str, Any]:
     """A whole run; the report."""
     import tinytraining
 
+    from hybrid.recipes import resolve_recipe
+
     given = json.loads(more)
-    recipe = {"recipe": given.pop("recipe")} if "recipe" in given else {}
+    recipe = {"recipe": resolve_recipe("srpo", **given.pop("srpo"))} if "srpo" in given else {}
     settings = dataclasses.replace(tinytraining.FAST, parallel=parallel, hang_s=60.0, **given)
     report = tinytraining.train(Path(folder), Path(out), steps=int(steps), settings=settings, **recipe)
     return report.as_json()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,23 @@ def test_pieces_are_dealt_evenly_and_all() -> None:
 
 @slow
 def test_gradients_and_weights_are_those_of_one_process(folder: Path, tmp_path: Path) -> None:
+    """Plain, with a reference, with the influence of tokens, and with every kind of teacher."""
     kept, metrics = {}, {}
     for name, count in (("one", 1), ("ddp", 2), ("fsdp", 2)):
         parallel = "ddp" if name == "one" else name
         metrics[name] = found(launch(count, "gradients", folder, parallel, TENSORS=str(tmp_path / name)))
         kept[name] = torch.load(tmp_path / name)
-    for name in ("ddp", "fsdp"):
-        for kind, tensors in kept["one"].items():
-            assert tensors.keys() == kept[name][kind].keys()
+    assert metrics["one"]["live"]["taught/kl"] > 0.01 and len(kept["one"]) == 7
+    assert all(told["rows"] == 3 for told in metrics["fsdp"].values())  # so that one of two ranks waits for the other
+    for name, way in product(("ddp", "fsdp"), kept["one"]):
+        for kind, tensors in kept["one"][way].items():
+            assert tensors.keys() == kept[name][way][kind].keys()
             largest = max(tensor.abs().max().item() for tensor in tensors.values())
             for key, tensor in tensors.items():
-                assert (kept[name][kind][key] - tensor).abs().max().item() <= 2e-5 * largest, (name, kind, key)
-        for key, value in metrics["one"].items():
+                assert (kept[name][way][kind][key] - tensor).abs().max().item() <= 2e-5 * largest, (name, way, key)
+        for key, value in metrics["one"][way].items():
             if key not in ("update_s", "rows", "packed_tokens"):
-                assert metrics[name][key] == pytest.approx(value, rel=1e-4, abs=1e-5), (name, key)
+                assert metrics[name][way][key] == pytest.approx(value, rel=1e-4, abs=1e-5), (name, way, key)
 
 
 @slow
@@ -96,7 +100,7 @@ def assert_close(one: TrainReport, other: TrainReport) -> None:
     mine, theirs = trainer_state(one), trainer_state(other)
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
-        if name.startswith("master/"):
+        if name.startswith(("master/", "teacher/")):
             assert (tensor - theirs[name]).abs().max() < 2e-3, name
 
 
@@ -110,15 +114,30 @@ def test_adapters_on_cut_weights(folder: Path, tmp_path: Path) -> None:
 
 
 @slow
-def test_taught_answers_of_two_processes_weigh_like_those_of_one(folder: Path, tmp_path: Path) -> None:
-    more = json.dumps({"recipe": "srpo"})
-    two = TrainReport.from_json(found(launch(2, "train", folder, tmp_path / "a", "ddp", 3, more)))
-    one = TrainReport.from_json(found(launch(1, "train", folder, tmp_path / "b", "ddp", 3, more)))
+@pytest.mark.parametrize(
+    ("parallel", "way", "more"),
+    [
+        ("ddp", {"teacher": "ema"}, {}),
+        ("fsdp", {"teacher": "live"}, {"updates": 2}),
+        ("fsdp", {"teacher": "ema", "rate": 0.3}, {}),
+        ("fsdp", {"teacher": "trust_region", "rate": 0.3}, {"lora": 4, "lr": 0.02}),
+    ],
+    ids=str,
+)
+def test_taught_answers_of_two_processes_weigh_like_those_of_one(
+    folder: Path, tmp_path: Path, parallel: str, way: dict[str, Any], more: dict[str, Any]
+) -> None:
+    given = json.dumps({"srpo": way, **more})
+    two = TrainReport.from_json(found(launch(2, "train", folder, tmp_path / "a", parallel, 3, given)))
+    one = TrainReport.from_json(found(launch(1, "train", folder, tmp_path / "b", parallel, 3, given)))
     assert sum(point["route/taught"] for point in one.curve) > 0
     for mine, theirs in zip(two.curve, one.curve, strict=True):
         for name in ("reward", "route/taught", "loss", "taught/divergence", "taught/kl"):
             assert mine.get(name) == pytest.approx(theirs.get(name), rel=1e-2, abs=1e-5), name
     assert_close(two, one)
+    assert any(name.startswith("teacher/") for name in trainer_state(two)) == (way["teacher"] == "ema")
+    onward = TrainReport.from_json(found(launch(1, "train", folder, tmp_path / "a", parallel, 4, given)))
+    assert onward.steps == 4 and onward.curve[:3] == list(two.curve)
 
 
 @slow

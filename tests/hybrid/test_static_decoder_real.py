@@ -10,7 +10,7 @@ import pytest
 import torch
 from tinymodel import tiny_model
 
-from hybrid.model import model_folder
+from hybrid.folders import model_folder
 from hybrid.static_decoder import StaticDecoder
 from tfgrpo.policy.local_attention import ATTENTION
 from tfgrpo.policy.local_engine import Engine, Row

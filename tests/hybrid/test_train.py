@@ -198,6 +198,7 @@ def test_a_time_budget_ends_the_run_with_its_measurement(folder: Path, tmp_path:
     [
         ({"group": 1}, "2 answers to compare"),
         ({"budget": Budget(usd=1.0)}, "seconds"),
+        ({"budget": Budget(seconds=0.0)}, "a budget of 0 seconds pays for no step"),
         ({"loss": "grop"}, "did you mean 'grpo'"),
         ({"advantage": "grop"}, "did you mean 'grpo'"),
         ({"task": task(sampling=Sampling(temperature=0.0))}, "whole distribution"),

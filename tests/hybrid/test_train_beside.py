@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -71,11 +72,13 @@ def task(**changes: Any) -> Task:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("tiny"), max_position_embeddings=2048)
+    return save_tiny(tmp_path_factory.mktemp("beside") / "tiny", max_position_embeddings=2048)
 
 
 def train(folder: Path, out: Path, given: Task, steps: int = 2) -> hybrid.TrainReport:
-    return hybrid.train(given, model=str(folder), out=out, steps=steps, group=4, prompts=2, settings=FAST)
+    """The model is named from the folder above it: its answers are drawn by that name."""
+    with contextlib.chdir(folder.parent):
+        return hybrid.train(given, model=folder.name, out=out, steps=steps, group=4, prompts=2, settings=FAST)
 
 
 def test_measures_and_probes_are_reported_and_a_resumed_run_asks_for_nothing_again(
@@ -95,7 +98,8 @@ def test_measures_and_probes_are_reported_and_a_resumed_run_asks_for_nothing_aga
 
 
 def test_over_wordings_the_estimator_compares_within_each(folder: Path, tmp_path: Path) -> None:
-    made = task(reward=consistent(says_a_number), grouping="paraphrases", advantage="ps_grpo")
+    ends = Sampling(temperature=1.0, max_tokens=40)  # an answer that is cut off is compared with no other
+    made = task(reward=consistent(says_a_number), grouping="paraphrases", advantage="ps_grpo", sampling=ends)
     report = train(folder, tmp_path, made)
     assert {"part/consistency", "part/says_a_number"} <= set(report.curve[0])
     assert report.methods["advantage"] == "ps_grpo" and not report.notices

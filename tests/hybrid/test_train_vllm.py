@@ -26,8 +26,9 @@ import hybrid
 from hybrid import DriftError, RolloutError, Settings, TrainReport
 from hybrid.answers import Batch
 from hybrid.engines import Needed, open_rollouts
+from hybrid.folders import model_folder
 from hybrid.losses import resolve_loss
-from hybrid.model import load_trainable, model_folder
+from hybrid.model import load_trainable
 from hybrid.rollouts import LiveRollouts, Rollouts, Worker
 from hybrid.trainer import Trainer
 from hybrid.vllm_server import own_server

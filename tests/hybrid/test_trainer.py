@@ -16,8 +16,9 @@ from tinymodel import save_tiny
 
 from hybrid.answers import Batch
 from hybrid.batch import Tokens, Totals
+from hybrid.folders import model_folder
 from hybrid.losses import Loss, resolve_loss, resolve_regulariser
-from hybrid.model import load_trainable, model_folder
+from hybrid.model import load_trainable
 from hybrid.settings import DriftError, Settings
 from hybrid.trainer import Trainer
 from hybrid.weights import Weights

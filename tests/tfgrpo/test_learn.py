@@ -272,3 +272,15 @@ async def test_scores_outside_0_to_1_are_clipped_as_evidence_and_said(server, tm
     with RunRecord.open(report.folder, read_only=True) as record:
         assert len(list(record.events("reward_clipped"))) == 1
     assert all(-1 <= row["effect"] <= 1 for row in report.learned)
+
+
+@pytest.mark.parametrize("budget", [Budget(calls=0), Budget(tokens=0), Budget(seconds=0.0)], ids=str)
+async def test_a_budget_of_nothing_asks_nothing_and_says_so(server, tmp_path, budget):
+    if budget.seconds is None:
+        with pytest.raises(InputError, match="do not pay for one group"):
+            await alearn(flagworld.flag_task(), **options(server, tmp_path, budget=budget))
+        assert not (tmp_path / "runs").exists()
+    else:
+        report = await alearn(flagworld.flag_task(), **options(server, tmp_path, budget=budget))
+        assert "stopped   the budget is used up" in str(report) and report.final == report.start
+    assert not server.requests

@@ -28,6 +28,7 @@ COMMANDS = {
 }
 BROUGHT = {
     "safety-model": "train, calibrate and measure a model that scores how safe and how good answers are",
+    "retire": "leave out the experiences that a trained model no longer needs in its prompt",
     "improve": "learn, decide whether to train, train, and compare both on held-out problems",
     "train": "make a model better at a task, by training its weights",
 }

@@ -14,6 +14,8 @@ from tfgrpo.events import Event
 from tfgrpo.troubles import Troubles
 
 EVERY_S = 5.0
+IN_WORDS = ("measured", "removal_tested")
+"""Events of `retire` that are shown as they are told."""
 
 
 @dataclass
@@ -47,6 +49,9 @@ class View:
             return [f"learned from {data['groups']} groups" + (f": {data['stopped']}" if data["stopped"] else "")]
         elif event.name == "gated":
             return [f"gate: {data['verdict']} over {data['pairs']} pairs"]
+        elif event.name in IN_WORDS:
+            self.tests.clear()  # of this measurement; the next one counts for itself
+            return [str(data["words"])]
         return self.troubles.told(event)
 
     @property

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import html.parser
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flagworld
 import pytest
-from cli import empty_store, served
+import torch
+from cli import call, empty_store, served
 from scripted import ScriptedPolicy
 from storyworld import CALLS, CHOICES, improve, improve_served, problems, task
 from tinymodel import save_tiny
@@ -73,8 +75,40 @@ def test_it_is_told_in_words_in_json_and_on_a_page(story: Improvement, out: Path
     assert not {"script", "img", "link"} & set(seen.tags)
     for words in ("Recommended: trained", "What the arms differ by", "The decision", "Training", "What it cost"):
         assert words in seen.text
-    (link,) = [value for name, value in seen.attributes if name == "href"]
-    assert (out / str(link)).exists()
+    learning, training = links_of(out / "report.html")
+    assert learning.parent.parent == out / "prompts" and training == out / "training" / "report.html"
+    assert "trained" in _Seen(training.read_text()).text
+
+
+def links_of(page: Path) -> list[Path]:
+    """Where the links of a page lead; all of them somewhere."""
+    found = [page.parent / str(value) for name, value in _Seen(page.read_text()).attributes if name == "href"]
+    assert all(path.is_file() for path in found), found
+    return [Path(os.path.normpath(path)) for path in found]
+
+
+def test_a_story_is_opened_and_listed_like_any_run(story: Improvement, out: Path, tmp_path: Path) -> None:
+    said = call("report", out, "--out", tmp_path / "page.html")
+    assert said.code == 0, said.err
+    assert [path.name for path in links_of(tmp_path / "page.html")] == ["report.html", "report.html"]
+    assert "Recommended: trained" in _Seen((tmp_path / "page.html").read_text()).text
+    (line,) = [row for row in call("runs", "--runs", out.parent, "--json").json if row["folder"] == str(out)]
+    assert (line["kind"], line["state"], line["result"]) == ("improve", "finished", story.why)
+    assert line["calls"] == story.spend["calls"]
+
+
+def test_a_story_that_has_not_ended_has_a_page(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Stop):
+        improve(folder, out, on_event=stop_at("update_done", "training", 1))
+    said = call("report", out)
+    assert said.code == 0, said.err
+    text = _Seen((out / "report.html").read_text()).text
+    for words in ("This story has not ended", "Learning experiences", "The decision", "The pilot of training"):
+        assert words in text, words
+    assert len(links_of(out / "report.html")) == 2
+    (line,) = [row for row in call("runs", "--runs", tmp_path, "--json").json if row["folder"] == str(out)]
+    assert (line["kind"], line["state"]) == ("improve", "unfinished")
 
 
 class _Seen(html.parser.HTMLParser):
@@ -111,7 +145,7 @@ def test_nothing_was_learned_from_or_decided_on_held_out_problems(story: Improve
                     seen[name].add(call.key.problem)
                     assert call.key.purpose == "evaluate" or call.key.problem not in aside
         assert seen[name] and not seen[name] & tested
-    with RunRecord.open(out / "story", read_only=True) as record:
+    with RunRecord.open(out, read_only=True) as record:
         assert {call.key.problem for call in record.calls()} <= tested
 
 
@@ -140,7 +174,7 @@ def test_problems_are_set_aside_from_the_gate_and_then_from_learning() -> None:
         ({"gpu_usd_per_hour": -1.0}, "at least 0"),
         ({"task": task(test=())}, "0 test problems"),
         ({"task": task(grouping="repeats")}, "repeat"),
-        ({"train_model": "./nowhere"}, "no weights at './nowhere'"),
+        ({"train_model": "./nowhere"}, "unknown model './nowhere': there are no weights"),
         ({"train_model": None, "choices": Choices(force=True)}, "not possible: no model to train was given"),
         ({"train_model": "openai/gpt-5", "choices": Choices(force=True)}, "over a server"),
         ({"critic": "lesons"}, "lessons"),
@@ -192,6 +226,35 @@ def test_weights_that_cannot_be_trained_are_said_and_nothing_is_lost(folder: Pat
     found = improve(folder, tmp_path / "out", train_model=str(silent))
     assert "training is not possible" in str(found) and "chat template" in str(found)
     assert found.recommended in ("base", "library")
+
+
+def test_too_little_memory_for_training_leaves_the_best_prompt_only_result(folder: Path, tmp_path: Path) -> None:
+    def hungry(tokens: Any, totals: Any) -> Any:
+        raise MemoryError("no room for the activations")
+
+    found = improve(folder, tmp_path / "out", choices=dataclasses.replace(CHOICES, loss=hungry))
+    said = str(found)
+    assert "nothing was trained: training is not possible: too little memory for an update" in said, said
+    assert "Lower the setting token_budget" in said and found.recommended in ("base", "library")
+    assert found.prompts is not None and found.training is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_large_weights_are_not_trained_without_a_gpu_unless_asked_for(tmp_path: Path, name: str) -> None:
+    from hybrid.escalation.job import Job, no_training
+
+    (tmp_path / "config.json").write_text("{}")
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(3_000_000_000)  # a hole: nothing is on the disk
+    job = Job(task=task(), model="local/smollm2", train_model=str(tmp_path), critic=None, store=None,
+              budget=Budget(calls=9), gpu_usd_per_hour=None, traffic_calls=None, out=tmp_path, seed=0, concurrency=1,
+              choices=Choices(), on_event=None)  # fmt: skip
+    assert no_training(job) == (
+        "there is no GPU, and 3.0 GB of weights are not trained on a CPU (--set device=cpu tries)"
+    )
+    forced = Choices(settings=dataclasses.replace(CHOICES.settings, device="cpu"))
+    assert no_training(dataclasses.replace(job, choices=forced)) == ""
 
 
 def test_a_reward_that_asks_a_paid_model_is_not_trained_on_within_a_dollar_budget(tmp_path: Path) -> None:
@@ -293,7 +356,7 @@ def test_two_models_are_compared_and_called_that(asked: Improvement) -> None:
 
 
 def test_dollars_are_counted_and_never_exceeded(asked: Improvement) -> None:
-    with RunRecord.open(Path(asked.out) / "story", read_only=True) as record:
+    with RunRecord.open(Path(asked.out), read_only=True) as record:
         own = sum(spend.usd for spend in record.spend().values())
     (learned,) = [path.parent for path in (Path(asked.out) / "prompts").rglob("run.sqlite")]
     with RunRecord.open(learned, read_only=True) as record:

@@ -88,7 +88,7 @@ def test_a_story_in_words_and_in_json(folder: Path, tmp_path: Path, monkeypatch:
     ("more", "words"),
     [
         (("--budget-usd", "0"), "a budget of 0 usd pays for nothing"),
-        (("--train-model", "./nowhere"), "there are no weights at './nowhere'"),
+        (("--train-model", "./nowhere"), "unknown model './nowhere': there are no weights"),
         (("--set", "nothing=1"), "unknown setting 'nothing'"),
         (("--model", "local/nowhere"), "unknown model 'local/nowhere'"),
         (("--traffic-calls", "-1"), "at least 0"),
