@@ -1,6 +1,6 @@
 """What a step of training costs by size of the model, length of answers, size of groups, vocabulary, and processes.
 
-    python benchmarks/train_cost.py --plot docs/figures/train_cost.svg --json cost.json    # a CPU, some 10 minutes
+    python benchmarks/train_cost.py --plot docs/figures/train_cost.svg --json cost.json    # a CPU, some 5 minutes
     python benchmarks/train_cost.py --processes 2 --sweeps group          # and how two processes share it
     python benchmarks/train_cost.py --device cuda --base 1024x16x32768 --dtype bfloat16   # untested: no GPU was at hand
 
@@ -27,10 +27,10 @@ from typing import Any
 from train_sides import HERE, Side, row
 
 SWEEPS: dict[str, tuple[str, list[int]]] = {
-    "parameters": ("hidden size", [128, 256, 384, 512, 768]),
-    "tokens": ("new tokens of an answer", [16, 32, 64, 128, 256]),
-    "group": ("answers of a group", [2, 4, 8, 16, 32]),
-    "vocabulary": ("words of the vocabulary", [4096, 16384, 65536, 131072]),
+    "parameters": ("hidden size", [128, 256, 512, 768]),
+    "tokens": ("new tokens of an answer", [16, 64, 256]),
+    "group": ("answers of a group", [2, 8, 32]),
+    "vocabulary": ("words of the vocabulary", [4096, 32768, 131072]),
 }
 """What changes, and its values."""
 COLUMNS = {"rollout": "rollout_cpu_s", "update": "update_cpu_s"}
@@ -59,7 +59,8 @@ def points(what: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 def measured(shape: str, given: Mapping[str, int], options: argparse.Namespace) -> dict[str, Any]:
     """A point: one process, and several beside it where they are asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, HERE / "train_models.py", folder, shape], check=True)
+        command = [sys.executable, HERE / "train_models.py", folder, shape]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         told = {"model": folder, "dtype": options.dtype, "device": options.device, "threads": 1, **given}
         counts = [1] if options.processes == 1 else [1, options.processes]
         sides = [Side(f"ours x {count}", told, processes=count) for count in counts]
