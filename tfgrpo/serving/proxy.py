@@ -138,6 +138,7 @@ class Proxy:
         exchange.sent_at = time.perf_counter()
 
         async def send(data: bytes) -> Reply:
+            exchange.calls += 1
             with failures_told(self.limits):
                 response = await self.upstream.send(request.method, url, headers, data)
             async with response:
