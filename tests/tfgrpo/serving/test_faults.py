@@ -43,10 +43,12 @@ async def raw_server(answer):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def says(data, *, hold_s=0.0):
+def says(data, *, hold_s=0.0, half_closed=False):
     async def answer(reader, writer):
         writer.write(data)
         await writer.drain()
+        if half_closed:
+            writer.write_eof()
         await asyncio.sleep(hold_s)
 
     return answer
@@ -58,6 +60,10 @@ BROKEN = {
     "says another protocol": says(b"220 smtp.example.org ESMTP\r\n"),
     "closes within the head": says(b"HTTP/1.1 200 OK\r\nContent-Ty"),
     "closes within the body": says(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"id": "c1", "cho'),
+    "says no more and listens": says(b"", hold_s=5, half_closed=True),
+    "says half and listens": says(
+        b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"id": "c1", "cho', hold_s=5, half_closed=True
+    ),
     "closes within a chunk": says(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n{"id": "c1"'),
     "counts chunks wrong": says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nxx\r\n0\r\n\r\n"),
     "says a huge head": says(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n"),
