@@ -15,12 +15,17 @@ ASK = [{"role": "user", "content": "Which dock handles fragile parcels?"}]
 
 
 class Unit(BaseModel):
-    """Two answers only, so that a small model cannot but end."""
+    """A form with two contents only, so that a small model cannot but end."""
 
     unit: bool
 
 
-TOOL = {"type": "function", "function": {"name": "convert", "parameters": Unit.model_json_schema()}}
+FUNCTION = {
+    "name": "convert",
+    "strict": True,
+    "parameters": {**Unit.model_json_schema(), "additionalProperties": False},
+}
+TOOL = {"type": "function", "function": FUNCTION}
 
 
 async def holds(url, model, folder, *, idle, calls_tools):
@@ -62,6 +67,11 @@ async def _the_notes_arrive(direct, client, model, place):
     reply = raw.parse()
     assert raw.headers["x-tfgrpo-experiences"] == "E1@1" and reply.choices[0].message.content
     assert reply.usage.prompt_tokens == told.usage.prompt_tokens > bare.usage.prompt_tokens
+    ask = {"model": model, "input": ASK[0]["content"], "max_output_tokens": 12}
+    answer = await client.responses.create(**ask)
+    assert answer.output_text and answer.usage.input_tokens == reply.usage.prompt_tokens
+    events = [event async for event in await client.responses.create(**ask, stream=True)]
+    assert events[0].type == "response.created" and len([e for e in events if e.type.endswith("text.delta")]) > 2
 
 
 async def _a_stream_comes_in_pieces(client, model):
