@@ -41,14 +41,19 @@ class Several:
     """A strategy for every chat completion; `judge` is the model that chooses, "" for the request's own.
 
     Raises:
-        InputError: a strategy that needs a task or reference answers.
+        InputError: a strategy that needs a task or reference answers, or a judge at another server.
     """
 
     def __init__(self, strategy: Strategy, *, judge: str = "") -> None:
         if strategy.oracle:
             raise InputError("oracle looks at reference answers, which a served request does not have; measure with it")
         if judge and not strategy.models:
-            raise InputError(f"{strategy.name} asks no judge; --strategy-judge is for best and tournament")
+            raise InputError(f"{strategy.name} asks no judge; a judge's name is for best and tournament")
+        if named := [model.name for model in strategy.models if model.policy is not None]:
+            raise InputError(
+                f"a judge is asked at the same server as the model, with the client's key; got {', '.join(named)}. "
+                "Leave caller= out and give the judge's name: strategy_judge="
+            )
         self.strategy, self.judge = strategy, judge
         mean = strategy.mean if isinstance(strategy, Averaged) else None
         self._pool = None if mean is None else Pool(mean=mean, kept=mean * SAVED)

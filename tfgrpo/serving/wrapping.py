@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -32,7 +32,6 @@ def wrap(
     on_use: Callable[[Use], None] | None = ...,
     strategy: Strategy | str | None = ...,
     strategy_judge: str = ...,
-    strategy_options: Mapping[str, Any] | None = ...,
 ) -> WrappedLiteLLM: ...
 @overload
 def wrap(
@@ -45,7 +44,6 @@ def wrap(
     on_use: Callable[[Use], None] | None = ...,
     strategy: Strategy | str | None = ...,
     strategy_judge: str = ...,
-    strategy_options: Mapping[str, Any] | None = ...,
 ) -> C: ...
 def wrap(
     client: Any,
@@ -57,7 +55,6 @@ def wrap(
     on_use: Callable[[Use], None] | None = None,
     strategy: Strategy | str | None = None,
     strategy_judge: str = "",
-    strategy_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """The client, with experiences in its chat completions and responses. Everything else of it stays as it is.
 
@@ -74,10 +71,9 @@ def wrap(
         poll_s: seconds between two looks at the store.
         on_use: is called before each request is sent, in its thread or task, with what was put in; what it raises
             reaches the caller, and the request is not sent.
-        strategy: asks several times for each chat completion and returns one answer, such as "vote:5"
-            (docs/strategies.md); for clients of the openai package. None asks once.
+        strategy: asks several times for each chat completion and returns one answer: "vote:5", or an object such as
+            `tfgrpo.strategies.vote(5, reading="number")`; for clients of the openai package. None asks once.
         strategy_judge: the model that chooses for `best` and `tournament`, at the same server; "" is the request's own.
-        strategy_options: of the strategy, such as {"reading": "number"}.
 
     Raises:
         InputError: another kind of client, or one that is wrapped already; a strategy that needs a task to choose.
@@ -104,7 +100,7 @@ def wrap(
         )
     if inspect.iscoroutinefunction(on_use):
         raise InputError("on_use is called and not awaited: give a plain function")
-    several = _several(strategy, strategy_judge, strategy_options)
+    several = _several(strategy, strategy_judge)
     if several is not None and kind is None:
         raise InputError("strategy= is for clients of the openai package; for litellm use `tfgrpo serve --strategy`")
     if isinstance(store, FollowedLibrary):
@@ -117,16 +113,16 @@ def wrap(
     return WrappedLiteLLM(client, in_use) if kind is None else wrapped_client(client, kind, in_use)
 
 
-def _several(strategy: Strategy | str | None, judge: str, options: Mapping[str, Any] | None) -> Several | None:
+def _several(strategy: Strategy | str | None, judge: str) -> Several | None:
     """The strategy, tried on an empty answer."""
     if strategy is None:
-        if judge or options:
-            raise InputError('strategy_judge and strategy_options need strategy=, such as strategy="vote:5"')
+        if judge:
+            raise InputError('strategy_judge needs strategy=, such as strategy="best:5"')
         return None
     from tfgrpo.serving.strategy import Several  # noqa: PLC0415 - a client without one loads no rewards and judges
     from tfgrpo.strategies.named import resolve_strategy  # noqa: PLC0415
 
-    several = Several(resolve_strategy(strategy, **(options or {})), judge=judge)
+    several = Several(resolve_strategy(strategy), judge=judge)
     completed(several.check())
     return several
 

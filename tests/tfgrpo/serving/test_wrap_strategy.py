@@ -14,8 +14,9 @@ from upstreams import NOTE, Upstream, completion, library
 
 import tfgrpo
 from tfgrpo.errors import InputError
+from tfgrpo.rewards.simple import exact
 from tfgrpo.serving.following import Use
-from tfgrpo.strategies import adaptive
+from tfgrpo.strategies import adaptive, best
 
 VOTE = {"strategy": "vote(n=3, reading=auto)", "calls": 3, "why": "2 of 3 agree"}
 
@@ -278,9 +279,12 @@ def test_what_cannot_choose_is_refused_when_it_is_wrapped(file):
         ({"strategy": "vot:3"}, "did you mean 'vote'"),
         ({"strategy": "oracle:3"}, "reference answers"),
         ({"strategy": "vote:3", "strategy_judge": "grader"}, "asks no judge"),
-        ({"strategy_judge": "grader"}, "need strategy="),
-        ({"strategy": "best:3", "strategy_options": {"by": "exact"}}, "reference answer"),
-        ({"strategy": "vote:3", "strategy_options": {"reading": "nothing"}}, "unknown reading"),
+        ({"strategy_judge": "grader"}, "needs strategy="),
+        ({"strategy": best(3, by=exact())}, "reference answer"),
+        (
+            {"strategy": best(3, caller=tfgrpo.LateCaller(tfgrpo.connect("http://127.0.0.1:9/v1#judge")))},
+            "at the same server",
+        ),
     ):
         with pytest.raises(InputError, match=words):
             tfgrpo.wrap(bare, file, **options)
