@@ -195,6 +195,26 @@ async def closed(client):
             await closing
 
 
+@pytest.mark.parametrize("make", [async_client, sync_client])
+async def test_a_sample_that_is_slow_times_out_as_the_client_is_set_up_to(file, make):
+    numbers = itertools.count()
+
+    async def first_is_slow(request, body):
+        if next(numbers) in slow:
+            await asyncio.sleep(30)
+        return web.json_response(completion("5"))
+
+    async with (
+        Upstream(first_is_slow) as upstream,
+        closed(make(upstream, max_retries=0, timeout=0.5)) as given,
+    ):
+        client, slow = tfgrpo.wrap(given, file, strategy="vote:3"), {0}
+        assert (await create(client)).choices[0].message.content == "5"
+        slow = range(3, 6)
+        with pytest.raises(openai.APITimeoutError):
+            await create(client)
+
+
 async def create(client):
     if isinstance(client, openai.AsyncOpenAI):
         return await client.chat.completions.create(model="m", messages=ASK)
