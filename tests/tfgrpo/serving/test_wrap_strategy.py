@@ -293,6 +293,20 @@ async def test_kinds_of_clients(file):
         assert "/openai/deployments/dep/chat/completions" in upstream.seen[-1][1]
 
 
+async def test_each_of_the_packages_transports(file):
+    httpx2 = pytest.importorskip("httpx2", reason="a second transport of the package, which is optional")
+    async with Upstream(saying("5", "7", "5", 429)) as upstream:
+        for transport in (openai.DefaultAioHttpClient(), httpx2.AsyncClient()):
+            given = async_client(upstream, http_client=transport, max_retries=0)
+            async with tfgrpo.wrap(given, file, strategy="vote:4") as client:
+                upstream.answer = saying("5", "7", "5", 429)
+                assert (await create(client)).choices[0].message.content == "5"
+                assert client.experience.last.why == "2 of 3 agree"
+                upstream.answer = saying(429)
+                with pytest.raises(openai.RateLimitError):
+                    await create(client)
+
+
 def test_what_cannot_choose_is_refused_when_it_is_wrapped(file):
     bare = openai.OpenAI(api_key="k", base_url="http://127.0.0.1:9/v1")
     for options, words in (
