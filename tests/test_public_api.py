@@ -27,7 +27,7 @@ VERBS = {
     tfgrpo.estimate: "task *, model critic budget group",
     tfgrpo.connect: "model *, base_url api_key timeout_s max_retries price",
     tfgrpo.follow: "store *, namespace token poll_s",
-    tfgrpo.wrap: "client store *, namespace token poll_s on_use",
+    tfgrpo.wrap: "client store *, namespace token poll_s on_use strategy strategy_judge",
     tfgrpo.reward: "fn *, name",
     tfgrpo.group_reward: "fn *, name",
     experience_store.open: "location *, namespace embedder create token",

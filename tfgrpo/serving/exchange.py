@@ -52,6 +52,7 @@ class Exchange:
     ended: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
+    calls: int = 0  # of the server by a strategy, the judge's too and those that failed
     tokens: Tokens | None = None
     asked: bytes = b""  # the bodies, when contents are wanted
     answered: bytes = b""

@@ -44,6 +44,9 @@ class Use:
     api: Api = "chat"
     model: str = ""
     problem: str = ""  # why nothing was put in: the question could not be searched with
+    strategy: str = ""  # what chose the answer: "vote(n=5, reading=auto)"
+    calls: int = 1  # of the model, and of a judge
+    why: str = ""  # "3 of 5 agree"
 
 
 _LAST: ContextVar[Mapping[object, Use] | None] = ContextVar("tfgrpo_last_use", default=None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfgrpo.serving.apply import Api, Body
 from tfgrpo.serving.following import FollowedLibrary, as_mappings
-from tfgrpo.serving.in_use import InUse
+from tfgrpo.serving.in_use import Asked, InUse
 
 POSITIONAL: Mapping[Api, tuple[str, ...]] = {"chat": ("model", "messages"), "responses": ("input", "model")}
 MESSAGES: Mapping[Api, str] = {"chat": "messages", "responses": "input"}
@@ -35,19 +35,19 @@ class WrappedLiteLLM:
 
     def completion(self, *args: Any, **kwargs: Any) -> Any:
         """`litellm.completion`."""
-        return self._in_use.ask(*_asked("chat", self._litellm.completion, args, kwargs))
+        return self._in_use.ask(_asked("chat", self._litellm.completion, args, kwargs))
 
     async def acompletion(self, *args: Any, **kwargs: Any) -> Any:
         """`litellm.acompletion`."""
-        return await self._in_use.aask(*_asked("chat", self._litellm.acompletion, args, kwargs))
+        return await self._in_use.aask(_asked("chat", self._litellm.acompletion, args, kwargs))
 
     def responses(self, *args: Any, **kwargs: Any) -> Any:
         """`litellm.responses`."""
-        return self._in_use.ask(*_asked("responses", self._litellm.responses, args, kwargs))
+        return self._in_use.ask(_asked("responses", self._litellm.responses, args, kwargs))
 
     async def aresponses(self, *args: Any, **kwargs: Any) -> Any:
         """`litellm.aresponses`."""
-        return await self._in_use.aask(*_asked("responses", self._litellm.aresponses, args, kwargs))
+        return await self._in_use.aask(_asked("responses", self._litellm.aresponses, args, kwargs))
 
     def close(self) -> None:
         """Closes the library that was opened for it."""
@@ -63,10 +63,8 @@ class WrappedLiteLLM:
         return sorted({*dir(self._litellm), "experience", "close"})
 
 
-def _asked(
-    api: Api, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[Body, Api, Callable[[Body], Any]]:
-    """The arguments as a body, its API and how it is sent."""
+def _asked(api: Api, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Asked[Any, Any]:
+    """The arguments as a body."""
     names = POSITIONAL[api][: len(args)]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     rest = args[len(names) :]
@@ -79,7 +77,7 @@ def _asked(
             return function(**body)
         return function(*(body[name] for name in names), *rest, **{k: v for k, v in body.items() if k not in names})
 
-    return given, api, send
+    return Asked(body=given, api=api, send=send)
 
 
 def is_litellm(client: object) -> bool:

@@ -124,6 +124,8 @@ def entry(exchange: Exchange, *, contents: bool = False) -> dict[str, Any]:
         data["experiences"] = list(e.labels[:MAX_LABELS])
         if len(e.labels) > MAX_LABELS:
             data["more_experiences"] = len(e.labels) - MAX_LABELS
+    if e.calls:
+        data["calls"] = e.calls
     if e.tokens is not None:
         data |= {
             "prompt_tokens": e.tokens.prompt,

@@ -61,6 +61,12 @@ class Metrics:
         self._augmented = counter(
             "tfgrpo_augmented_requests", "Requests with an experience in them", ("namespace",), registry=registry
         )
+        self._chosen = counter(
+            "tfgrpo_strategy_requests", "Requests that a strategy took", ("namespace",), registry=registry
+        )
+        self._calls = counter(
+            "tfgrpo_strategy_calls", "Calls of the server for them, the judge's too", ("namespace",), registry=registry
+        )
         self._in_flight = gauge("tfgrpo_in_flight", "Requests that are not over", registry=registry)
         self._version = gauge(
             "tfgrpo_library_version", "Number of the served version", ("namespace",), registry=registry
@@ -84,6 +90,9 @@ class Metrics:
         if e.labels:
             self._shown.labels(e.namespace).inc(len(e.labels))
             self._augmented.labels(e.namespace).inc()
+        if e.calls:
+            self._chosen.labels(e.namespace).inc()
+            self._calls.labels(e.namespace).inc(e.calls)
         if e.tokens is not None:
             for kind in ("prompt", "completion", "cached"):
                 self._tokens.labels(e.namespace, kind).inc(getattr(e.tokens, kind))

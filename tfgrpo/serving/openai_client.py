@@ -12,22 +12,32 @@ The wrapped client is an object of a subclass of its own class, with the state o
 - The package's own retries happen below it: all tries of one request are of one version.
 - A subclass is an `openai.OpenAI` for `isinstance`, and `copy` makes another of its own class by itself.
 
+A strategy's samples are posts too, whose answers are wanted as httpx gives them; the one that is chosen is read by a
+client of the package that gets nothing else, and comes out as whatever the application asked for.
+
 Web sockets (`responses.connect`, `realtime`) are not touched, as in the proxy.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from tfgrpo.serving.apply import Api, Body, api_of_path
 from tfgrpo.serving.following import FollowedLibrary
-from tfgrpo.serving.in_use import InUse
+from tfgrpo.serving.in_use import Asked, InUse, Samples
+from tfgrpo.serving.reply import Reply, Unsent
 
 C = TypeVar("C")
+_OURS = frozenset({"x-tfgrpo-strategy"})  # "none" in `extra_headers` asks once
+_OF_THE_PACKAGE = frozenset({"x-stainless-raw-response", "____stainless_override_cast_to"})  # the form of an answer
+_OF_THE_BYTES = ("content-encoding", "content-length", "transfer-encoding")
 
 
 class _Wrapped:
@@ -44,11 +54,25 @@ class _Wrapped:
 class _Sync(_Wrapped):
     def post(self, path: str, *, body: object = None, options: Mapping[str, Any] | None = None, **rest: Any) -> Any:
         """As the client's own, with experiences in the body."""
-        post = partial(super().post, path, **rest)  # type: ignore[misc]
-        asked = _asked(path, body, options or {}, post)
-        if asked is None:
-            return post(body=body, options=options or {})
-        return self._in_use.ask(*asked)
+        post = partial(super().post, path)  # type: ignore[misc]
+        request = _Request.of(path, body, options or {}, rest)
+        if request is None:
+            return post(body=body, options=options or {}, **rest)
+
+        def send(done: Body) -> Any:
+            return post(**request.with_body(done))
+
+        def one(data: bytes) -> Reply:
+            with _unsent():
+                try:
+                    return _reply(post(**request.of_sample(data)))
+                except _openai().APIStatusError as error:
+                    return _reply(error.response)
+
+        def shown(reply: Reply) -> Any:
+            return _answered(self, reply).post(path, **request.shown())
+
+        return self._in_use.ask(request.asked(send, one, shown))
 
     def close(self) -> None:
         """Closes the client, and the library that was opened for it."""
@@ -63,11 +87,25 @@ class _Async(_Wrapped):
         self, path: str, *, body: object = None, options: Mapping[str, Any] | None = None, **rest: Any
     ) -> Any:
         """As the client's own, with experiences in the body."""
-        post = partial(super().post, path, **rest)  # type: ignore[misc]
-        asked = _asked(path, body, options or {}, post)
-        if asked is None:
-            return await post(body=body, options=options or {})
-        return await self._in_use.aask(*asked)
+        post = partial(super().post, path)  # type: ignore[misc]
+        request = _Request.of(path, body, options or {}, rest)
+        if request is None:
+            return await post(body=body, options=options or {}, **rest)
+
+        async def send(done: Body) -> Any:
+            return await post(**request.with_body(done))
+
+        async def one(data: bytes) -> Reply:
+            with _unsent():
+                try:
+                    return _reply(await post(**request.of_sample(data)))
+                except _openai().APIStatusError as error:
+                    return _reply(error.response)
+
+        async def shown(reply: Reply) -> Any:
+            return await _answered(self, reply).post(path, **request.shown())
+
+        return await self._in_use.aask(request.asked(send, one, shown))
 
     async def close(self) -> None:
         """Closes the client, and the library that was opened for it."""
@@ -77,33 +115,111 @@ class _Async(_Wrapped):
             await asyncio.to_thread(self._in_use.close)  # a look at the store that is under way is waited for
 
 
-def _asked(
-    path: str, body: object, options: Mapping[str, Any], post: Callable[..., Any]
-) -> tuple[Body, Api, Callable[[Body], Any]] | None:
-    """The whole body, its API and how it is sent; None for a request that is none of a model's.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Request:
+    """What `post` was called with, for a model.
 
     `extra_body` is merged over the body by the package, later: what is changed in it has to be changed where it stands.
     """
-    api = api_of_path(path)
-    if api is None or not isinstance(body, Mapping):
-        return None
-    extra = options.get("extra_json")
-    extra = extra if isinstance(extra, Mapping) else {}
-    whole = {**body, **extra}
 
-    def send(done: Body) -> Any:
-        if done is whole:
-            return post(body=body, options=options)
-        new = {name: value for name, value in done.items() if whole.get(name) is not value}
-        over = {name: new[name] for name in new if name in extra}
-        return post(body={**body, **new}, options={**options, "extra_json": {**extra, **over}} if over else options)
+    api: Api
+    body: Mapping[str, Any]
+    extra: Mapping[str, Any]
+    whole: Body  # both
+    headers: Mapping[str, str]
+    options: Mapping[str, Any]
+    rest: Mapping[str, Any]  # what becomes of the answer
 
-    return whole, api, send
+    @staticmethod
+    def of(path: str, body: object, options: Mapping[str, Any], rest: Mapping[str, Any]) -> _Request | None:
+        """None for a request that is none of a model's."""
+        api = api_of_path(path)
+        if api is None or not isinstance(body, Mapping):
+            return None
+        extra, headers = (_mapping(options.get(name)) for name in ("extra_json", "headers"))
+        if len(sent := _without(headers, _OURS)) < len(headers):
+            options = {**options, "headers": sent}
+        return _Request(
+            api=api, body=body, extra=extra, whole={**body, **extra}, headers=headers, options=options, rest=rest
+        )
+
+    def asked(self, send: Callable[[Body], Any], one: Callable[[bytes], Any], shown: Callable[[Reply], Any]) -> Any:
+        headers = {str(name).lower(): value for name, value in self.headers.items() if isinstance(value, str)}
+        samples = Samples(one=one, shown=shown, headers=headers)
+        return Asked(body=self.whole, api=self.api, send=send, samples=samples)
+
+    def with_body(self, done: Body) -> dict[str, Any]:
+        """The request with experiences."""
+        if done is self.whole:
+            return {"body": self.body, "options": self.options, **self.rest}
+        new = {name: value for name, value in done.items() if self.whole.get(name) is not value}
+        over = {name: new[name] for name in new if name in self.extra}
+        options = {**self.options, "extra_json": {**self.extra, **over}} if over else self.options
+        return {"body": {**self.body, **new}, "options": options, **self.rest}
+
+    def of_sample(self, data: bytes) -> dict[str, Any]:
+        """Another body in its place, whose answer is wanted as the server gave it."""
+        response = sys.modules["httpx"].Response
+        headers = _without(self.headers, _OURS | _OF_THE_PACKAGE)
+        left_out = ("extra_json", "post_parser", "idempotency_key")
+        options = {name: value for name, value in self.options.items() if name not in left_out}
+        rest = {name: value for name, value in self.rest.items() if name not in ("stream", "stream_cls")}
+        return {**rest, "body": json.loads(data), "options": {**options, "headers": headers}, "cast_to": response}
+
+    def shown(self) -> dict[str, Any]:
+        """The request as one whose answer is there."""
+        return {"body": self.body, "options": {**self.options, "max_retries": 0}, **self.rest}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _without(headers: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in headers.items() if str(name).lower() not in names}
+
+
+def _openai() -> Any:
+    return sys.modules["openai"]  # who has a client has loaded it
+
+
+@contextmanager
+def _unsent() -> Iterator[None]:
+    """What keeps a client from having an answer costs one sample."""
+    try:
+        yield
+    except _openai().APIError as error:
+        raise Unsent(error) from error
+
+
+def _reply(response: Any) -> Reply:
+    """A response of httpx or its successor, unzipped by it."""
+    from multidict import CIMultiDict  # noqa: PLC0415 - a client without a strategy needs it not
+
+    headers = CIMultiDict(response.headers.multi_items())
+    for name in _OF_THE_BYTES:
+        headers.popall(name, None)
+    content: bytes = response.content
+    return Reply(status=response.status_code, headers=headers, body=content, plain=content)
+
+
+def _answered(client: Any, reply: Reply) -> Any:
+    """A client of the package, of the same kind, to which everything is answered with this reply."""
+    openai, httpx = _openai(), sys.modules["httpx"]
+    waits = isinstance(client, openai.AsyncOpenAI)
+    make, transport = (openai.AsyncOpenAI, httpx.AsyncClient) if waits else (openai.OpenAI, httpx.Client)
+
+    def answer(request: Any) -> Any:
+        return httpx.Response(reply.status, headers=list(reply.headers.items()), content=reply.body, request=request)
+
+    # the public transport of httpx that answers by a function; its name says what most use it for
+    own = transport(transport=httpx.MockTransport(answer))
+    return make(api_key="none", base_url=client.base_url, http_client=own, max_retries=0)
 
 
 def kind_of(client: object) -> type[_Sync] | type[_Async] | None:
     """What makes of a client a wrapped one; None when it is none of the openai package's."""
-    openai = sys.modules.get("openai")  # who has a client has loaded it
+    openai = sys.modules.get("openai")
     if openai is None:
         return None
     if isinstance(client, openai.OpenAI):

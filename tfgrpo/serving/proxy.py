@@ -26,7 +26,8 @@ from tfgrpo.serving.exchange import Exchange, Observer, Route, Tail, model_of, t
 from tfgrpo.serving.library_source import LibrarySource
 from tfgrpo.serving.limits import MIB, Limits, Slots, Upload, unzipped, whole_body
 from tfgrpo.serving.refusal import Refused
-from tfgrpo.serving.strategy import Reply, Several
+from tfgrpo.serving.reply import Reply
+from tfgrpo.serving.strategy import Several
 from tfgrpo.serving.upstream import Upstream, answer_headers, failures_told
 
 WHOLE_BYTES = MIB  # of an answer that is read before it is handed on, so that a broken one can be told as an error
@@ -137,6 +138,7 @@ class Proxy:
         exchange.sent_at = time.perf_counter()
 
         async def send(data: bytes) -> Reply:
+            exchange.calls += 1
             with failures_told(self.limits):
                 response = await self.upstream.send(request.method, url, headers, data)
             async with response:

@@ -1,7 +1,8 @@
 """A strategy before a server: a chat completion is asked for several times, and one answer comes out.
 
-The client's request goes out n times (without `stream` and `n`, a `seed` counted on), the answer that is chosen comes
-back as its server gave it, with the usage of all calls added up. A stream becomes one chunk with the whole answer.
+The proxy and a client that is wrapped in code do it alike, and differ in how a body is sent. The request goes out n
+times (without `stream` and `n`, a `seed` counted on), the answer that is chosen comes back as its server gave it, with
+the usage of all calls added up. A stream becomes one chunk with the whole answer.
 
     x-tfgrpo-strategy: none     in a request: ask once, and pass through, as without a strategy
 
@@ -13,9 +14,9 @@ server's own error is handed on.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from multidict import CIMultiDict
 
@@ -26,6 +27,7 @@ from tfgrpo.policy.base import Sampling
 from tfgrpo.record import CallKey
 from tfgrpo.serving.exchange import Tokens, tokens_of
 from tfgrpo.serving.refusal import Refused
+from tfgrpo.serving.reply import Reply, Send, Unsent
 from tfgrpo.strategies.allowance import Pool
 from tfgrpo.strategies.base import LOST, Averaged, Checked, Chosen, Strategy
 from tfgrpo.types import Completion, FinishReason, Message, Problem, Usage, message_text
@@ -35,35 +37,23 @@ SAVED = 100  # questions whose savings may be spent at once
 _NOT_SENT = ("stream", "stream_options", "n")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
-    """A whole answer of the server, as it came; `plain` is its body unzipped, None where that is not possible."""
-
-    status: int
-    headers: CIMultiDict[str]
-    body: bytes
-    plain: bytes | None = None
-
-
-Send: TypeAlias = Callable[[bytes], Awaitable[Reply]]
-"""Sends a body to where the client's request goes, as its client.
-
-Raises Refused when there is no whole answer.
-"""
-
-
 class Several:
     """A strategy for every chat completion; `judge` is the model that chooses, "" for the request's own.
 
     Raises:
-        InputError: a strategy that needs a task or reference answers.
+        InputError: a strategy that needs a task or reference answers, or a judge at another server.
     """
 
     def __init__(self, strategy: Strategy, *, judge: str = "") -> None:
         if strategy.oracle:
             raise InputError("oracle looks at reference answers, which a served request does not have; measure with it")
         if judge and not strategy.models:
-            raise InputError(f"{strategy.name} asks no judge; --strategy-judge is for best and tournament")
+            raise InputError(f"{strategy.name} asks no judge; a judge's name is for best and tournament")
+        if named := [model.name for model in strategy.models if model.policy is not None]:
+            raise InputError(
+                f"a judge is asked at the same server as the model, with the client's key; got {', '.join(named)}. "
+                "Leave caller= out and give the judge's name: strategy_judge="
+            )
         self.strategy, self.judge = strategy, judge
         mean = strategy.mean if isinstance(strategy, Averaged) else None
         self._pool = None if mean is None else Pool(mean=mean, kept=mean * SAVED)
@@ -113,6 +103,19 @@ class Several:
             return asking.failed
         return self._told(asking, chosen)
 
+    async def told(self, body: Mapping[str, Any], send: Send) -> Reply:
+        """`answer`, for a client in code: a failure is raised as its own error, or is an answer that says so.
+
+        Raises:
+            Exception: not one sample was answered; the first one's error, as the client raised it.
+        """
+        try:
+            return await self.answer(body, send, "request")
+        except Unsent as unsent:
+            raise unsent.error from None
+        except Refused as refused:
+            return Reply(status=refused.status, headers=CIMultiDict(refused.headers), body=refused.body())
+
     def _told(self, asking: _Asking, chosen: Chosen) -> Reply:
         reply, answer = asking.replies[chosen.number]
         whole = {**answer, **({"usage": asking.usage} if asking.usage else {})}
@@ -121,11 +124,16 @@ class Several:
         headers[HEADER] = _ascii(self.strategy.name)
         headers["x-tfgrpo-calls"] = str(asking.calls)
         headers["x-tfgrpo-why"] = _ascii(chosen.why)
-        if asking.body.get("stream") is True:
-            headers["Content-Type"] = "text/event-stream; charset=utf-8"
-            return Reply(status=200, headers=headers, body=as_stream(whole, with_usage=_wants_usage(asking.body)))
-        headers["Content-Type"] = "application/json"
-        return Reply(status=reply.status, headers=headers, body=json.dumps(whole).encode())
+        streamed = asking.body.get("stream") is True
+        headers["Content-Type"] = "text/event-stream; charset=utf-8" if streamed else "application/json"
+        return Reply(
+            status=200 if streamed else reply.status,
+            headers=headers,
+            body=as_stream(whole, with_usage=_wants_usage(asking.body)) if streamed else json.dumps(whole).encode(),
+            strategy=self.strategy.name,
+            calls=asking.calls,
+            why=chosen.why,
+        )
 
 
 @dataclass(kw_only=True)

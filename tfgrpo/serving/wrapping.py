@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from tfgrpo.errors import InputError
 from tfgrpo.serving.following import FollowedLibrary, Place, Use, follow
-from tfgrpo.serving.in_use import InUse
+from tfgrpo.serving.in_use import InUse, completed
 from tfgrpo.serving.library_source import POLL_S
 from tfgrpo.serving.litellm_client import WrappedLiteLLM, is_litellm
 from tfgrpo.serving.openai_client import kind_of, wrapped_client
+
+if TYPE_CHECKING:
+    from tfgrpo.serving.strategy import Several
+    from tfgrpo.strategies.base import Strategy
 
 C = TypeVar("C")
 
@@ -26,6 +30,8 @@ def wrap(
     token: str | None = ...,
     poll_s: float = ...,
     on_use: Callable[[Use], None] | None = ...,
+    strategy: Strategy | str | None = ...,
+    strategy_judge: str = ...,
 ) -> WrappedLiteLLM: ...
 @overload
 def wrap(
@@ -36,6 +42,8 @@ def wrap(
     token: str | None = ...,
     poll_s: float = ...,
     on_use: Callable[[Use], None] | None = ...,
+    strategy: Strategy | str | None = ...,
+    strategy_judge: str = ...,
 ) -> C: ...
 def wrap(
     client: Any,
@@ -45,6 +53,8 @@ def wrap(
     token: str | None = None,
     poll_s: float = POLL_S,
     on_use: Callable[[Use], None] | None = None,
+    strategy: Strategy | str | None = None,
+    strategy_judge: str = "",
 ) -> Any:
     """The client, with experiences in its chat completions and responses. Everything else of it stays as it is.
 
@@ -61,9 +71,12 @@ def wrap(
         poll_s: seconds between two looks at the store.
         on_use: is called before each request is sent, in its thread or task, with what was put in; what it raises
             reaches the caller, and the request is not sent.
+        strategy: asks several times for each chat completion and returns one answer: "vote:5", or an object such as
+            `tfgrpo.strategies.vote(5, reading="number")`; for clients of the openai package. None asks once.
+        strategy_judge: the model that chooses for `best` and `tournament`, at the same server; "" is the request's own.
 
     Raises:
-        InputError: another kind of client, or one that is wrapped already.
+        InputError: another kind of client, or one that is wrapped already; a strategy that needs a task to choose.
         StoreError: there is no such file, store, namespace, version or tag.
 
     Example:
@@ -87,14 +100,31 @@ def wrap(
         )
     if inspect.iscoroutinefunction(on_use):
         raise InputError("on_use is called and not awaited: give a plain function")
+    several = _several(strategy, strategy_judge)
+    if several is not None and kind is None:
+        raise InputError("strategy= is for clients of the openai package; for litellm use `tfgrpo serve --strategy`")
     if isinstance(store, FollowedLibrary):
         if namespace != "default" or token is not None or poll_s != POLL_S:
             raise InputError("namespace, token and poll_s belong to follow(...), which opened this library")
-        in_use = InUse(library=store, on_use=on_use)
+        in_use = InUse(library=store, on_use=on_use, several=several)
     else:
         library = follow(store, namespace=namespace, token=token, poll_s=poll_s)
-        in_use = InUse(library=library, on_use=on_use, owned=True)
+        in_use = InUse(library=library, on_use=on_use, several=several, owned=True)
     return WrappedLiteLLM(client, in_use) if kind is None else wrapped_client(client, kind, in_use)
+
+
+def _several(strategy: Strategy | str | None, judge: str) -> Several | None:
+    """The strategy, tried on an empty answer."""
+    if strategy is None:
+        if judge:
+            raise InputError('strategy_judge needs strategy=, such as strategy="best:5"')
+        return None
+    from tfgrpo.serving.strategy import Several  # noqa: PLC0415 - a client without one loads no rewards and judges
+    from tfgrpo.strategies.named import resolve_strategy  # noqa: PLC0415
+
+    several = Several(resolve_strategy(strategy), judge=judge)
+    completed(several.check())
+    return several
 
 
 def _named(client: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 
 SHARE = 4  # a round is for one question in so many
 
@@ -64,7 +65,7 @@ class Rounds:
 
 
 class Pool:
-    """Calls for questions that come one after another: at most `mean` for each so far, all together.
+    """Calls for questions that come one after another, from any thread: at most `mean` for each so far, all together.
 
     Example:
         >>> pool = Pool(mean=3)
@@ -75,13 +76,16 @@ class Pool:
 
     def __init__(self, *, mean: float, kept: float = math.inf) -> None:
         self.left, self._mean, self._kept = 0.0, mean, kept
+        self._lock = threading.Lock()
 
     def enter(self, first: int) -> None:
         """A question comes, and its first calls are made without asking."""
-        self.left = min(self.left + self._mean, self._kept) - first
+        with self._lock:
+            self.left = min(self.left + self._mean, self._kept) - first
 
     def more(self, calls: int) -> bool:
         """Whether there are so many left."""
-        granted = calls <= self.left
-        self.left -= calls if granted else 0
-        return granted
+        with self._lock:
+            granted = calls <= self.left
+            self.left -= calls if granted else 0
+            return granted

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from realupstream import holds
 
 from tfgrpo.errors import InputError, MissingExtraError
 from tfgrpo.policy import Sampling, connect
@@ -136,9 +138,21 @@ async def test_a_running_server_by_url(chat_server):
 
 @pytest.mark.slow
 @pytest.mark.skipif("TFGRPO_VLLM_PYTHON" not in os.environ, reason="needs TFGRPO_VLLM_PYTHON and TFGRPO_VLLM_MODEL")
-async def test_a_real_vllm():
-    policy = connect(f"vllm/{os.environ['TFGRPO_VLLM_MODEL']}")
+async def test_a_real_vllm(tmp_path, monkeypatch):
+    """Asked as a policy, then through the proxy and a wrapped client: it takes a minute to start."""
+    tools = "--enable-auto-tool-choice --tool-call-parser hermes"
+    monkeypatch.setenv("TFGRPO_VLLM_ARGS", f"{os.environ.get('TFGRPO_VLLM_ARGS', '')} {tools}")
+    model = os.environ["TFGRPO_VLLM_MODEL"]
+    policy = connect(f"vllm/{model}")
     sampling = Sampling(max_tokens=8, seed=1, temperature=0.7, schema={"type": "object"})
-    replies = await asyncio.gather(*(policy.complete(ASK, sampling) for _ in range(4)))
-    await policy.aclose()
-    assert all(r.usage.completion_tokens <= 8 and not r.usage.estimated for r in replies)
+    try:
+        replies = await asyncio.gather(*(policy.complete(ASK, sampling) for _ in range(4)))
+        assert all(r.usage.completion_tokens <= 8 and not r.usage.estimated for r in replies)
+        await holds(policy._wire._server.url, model, tmp_path, idle=("/metrics", at_rest), calls_tools=True)
+    finally:
+        await policy.aclose()
+
+
+def at_rest(metrics):
+    """Whether a vLLM server's own page counts no request that runs."""
+    return [float(n) for n in re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", metrics, re.MULTILINE)] == [0.0]

@@ -1,4 +1,4 @@
-"""What docs/serving.md shows works, and three commands go from problems to a served, improved model."""
+"""What the pages on serving show works, and three commands go from problems to a served, improved model."""
 
 import asyncio
 import os
@@ -16,18 +16,19 @@ import experience_store
 import tfgrpo
 from experience_store import Edit
 
-PAGE = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.mark.slow
-async def test_the_python_of_the_page_runs(tmp_path):
+async def test_the_python_of_the_pages_runs(tmp_path):
     with experience_store.open(tmp_path / "experience", embedder="hashing") as store:
         store.commit([Edit(op="add", text="The flag of Amavia is red.")])
         store.tag("production", "head")
     printed = []
     with served() as server:
         env = {**os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none"}
-        for code in re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL):
+        pages = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("serving.md", "strategies.md"))
+        for code in re.findall(r"^```python\n(.*?)^```", pages, flags=re.MULTILINE | re.DOTALL):
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", code, cwd=tmp_path, env=env,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -35,9 +36,10 @@ async def test_the_python_of_the_page_runs(tmp_path):
             out, err = await process.communicate()
             assert process.returncode == 0, f"{code}\n{err.decode()}"
             printed.append(out.decode())
-    asked, followed = printed
+    asked, followed, chosen = printed
     assert asked.splitlines() == ["It is red.", "v1 ('E1@1',)"]
     assert followed.endswith("- The flag of Amavia is red. ('E1@1',)\n")
+    assert chosen.startswith("It is red. ") and chosen.endswith("\n3 3 of 3 agree\n")
 
 
 def right(client):

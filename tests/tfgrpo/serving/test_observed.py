@@ -16,7 +16,9 @@ from upstreams import CHAT, KEY, NOTE, Upstream, ask, completion, library, lines
 
 from tfgrpo.serving.exchange import Exchange, Tail, Tokens, tokens_of
 from tfgrpo.serving.logs import MAX_WAITING, Log, opened
+from tfgrpo.serving.strategy import Several
 from tfgrpo.serving.tracing import Tracing
+from tfgrpo.strategies import resolve_strategy
 
 SERVER_KEY = "sk-server-secret-987654"
 TOKEN = "proxy-token-secret-1"
@@ -179,6 +181,24 @@ async def test_metrics_count_tokens_cached_ones_and_experiences(tmp_path):
         assert float(rows['tfgrpo_requests_total{error="foreign_host",namespace="",route="chat",status="403"}']) == 1
         assert float(rows[f'tfgrpo_added_seconds_count{{{at},route="chat"}}']) == 3
         assert float(rows["tfgrpo_in_flight"]) == 0 and float(rows[f"tfgrpo_library_version{{{at}}}"]) == 1
+
+
+async def test_calls_of_a_strategy_are_counted_also_when_all_fail(tmp_path):
+    async def failing(request, body):
+        return web.json_response({"error": {}}, status=503)
+
+    several = Several(resolve_strategy("vote:3"))
+    async with Upstream() as upstream, proxied(upstream, library(tmp_path, NOTE), several=several) as client:
+        await ask(client)
+        await ask(client, {**CHAT, "temperature": 0})  # asked once, by no strategy
+        upstream.answer = failing
+        assert (await ask(client)).status == 503
+        async with client.get("/metrics") as response:
+            rows = dict(line.rsplit(" ", 1) for line in (await response.text()).splitlines())
+        assert float(rows['tfgrpo_strategy_calls_total{namespace="default"}']) == 6 == len(upstream.seen) - 1
+        assert float(rows['tfgrpo_strategy_requests_total{namespace="default"}']) == 2
+        told = [line.get("calls") for line in lines(client.log) if line.get("path", "").startswith("/v1")]
+        assert told == [3, None, 3]
 
 
 async def test_nothing_a_client_invents_becomes_a_label(tmp_path):

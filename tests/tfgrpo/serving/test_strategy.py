@@ -17,7 +17,8 @@ from upstreams import CHAT, KEY, NOTE, Upstream, ask, completion, library, lines
 from tfgrpo.errors import InputError
 from tfgrpo.rewards.simple import exact, regex
 from tfgrpo.serving.refusal import Refused
-from tfgrpo.serving.strategy import Reply, Several
+from tfgrpo.serving.reply import Reply
+from tfgrpo.serving.strategy import Several
 from tfgrpo.strategies import adaptive, best, oracle, refine, resolve_strategy, tournament, vote
 
 KEYS = st.sampled_from(
