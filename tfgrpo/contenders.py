@@ -26,6 +26,7 @@ from tfgrpo.policy import Policy
 from tfgrpo.record import FILE_NAME
 from tfgrpo.recorded import Recorded, recorded_answers
 from tfgrpo.running import opened
+from tfgrpo.runs import DEFAULT_FOLDER
 from tfgrpo.sides import Side, side_of
 
 Place: TypeAlias = ExperienceStore | Snapshot | str | None
@@ -63,7 +64,7 @@ class Contender:
     recorded: Recorded | None = None
 
 
-def named(a: str, b: str, runs: str | Path = "runs") -> tuple[Named, Named]:
+def named(a: str, b: str, runs: str | Path = DEFAULT_FOLDER) -> tuple[Named, Named]:
     """What two words name; a bare version or tag is one of the store that the other word names.
 
     Example:
@@ -89,6 +90,8 @@ def _named(word: str, runs: Path) -> Named | None:
         return run
     if _is_place(word):
         return Named(store=word)
+    if Path(word).parent in (runs, Path(DEFAULT_FOLDER)):
+        raise InputError(f"there is no run at {word}; tfgrpo runs lists them")
     model, plus, store = word.rpartition("+")
     if plus and _is_model(model) and (_is_place(store) or store == NONE):
         return Named(model=model, store=store)
