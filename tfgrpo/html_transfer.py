@@ -9,7 +9,7 @@ from tfgrpo.html_page import facts, page, written
 from tfgrpo.html_parts import Html, clean, section, table, tag
 from tfgrpo.record import RunRecord
 from tfgrpo.report import spent_words
-from tfgrpo.transfer import Transfer
+from tfgrpo.transferred import Transfer
 
 NOTE = (
     "Effect on the score where an experience says something, with its 95 % interval. Of the verdicts of one kind at "

@@ -18,13 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,108 +35,24 @@ from tfgrpo.errors import BudgetExhausted, InputError, TransportError, unknown_n
 from tfgrpo.events import Event, EventLog
 from tfgrpo.evidence import SPECIFIC, Verdict, discoveries
 from tfgrpo.late import bound, notices
-from tfgrpo.mask import Mask, Masked
 from tfgrpo.measure import Split, check_calls, problems_of
 from tfgrpo.plan import DEFAULT_CALLS
 from tfgrpo.policy import Policy
 from tfgrpo.pool import Draw, Entry, Pool
 from tfgrpo.record import RunRecord
 from tfgrpo.relevance import Relevance
-from tfgrpo.report import spent_words
 from tfgrpo.rewards.calling import metrics_to
 from tfgrpo.running import interruptible, opened, synchronous, together
 from tfgrpo.runs import DEFAULT_FOLDER, run_folder, run_name
 from tfgrpo.sides import snapshot_of
 from tfgrpo.task import Task, load_task
+from tfgrpo.transferred import KEEP, Effect, Transfer, mask_of
 from tfgrpo.types import Group, Problem, Prompt
 
 ALPHA = 0.05
 """The share of wrong ones that is expected among the verdicts of one direction, at most."""
 AT_ONCE = 8
 """Groups between two looks at the evidence; fixed, so that a run ends at the same group at any concurrency."""
-WIDE = 78
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Effect:
-    """What one experience does to the score of the other model, where it says something: mean and 95 % interval.
-
-    `groups` counts the groups in which a coin decided; 0: no problem is about it, and the interval is the prior's.
-    """
-
-    id: str
-    hash: str
-    text: str
-    effect: float
-    low: float
-    high: float
-    groups: int
-    verdict: Verdict
-
-    def words(self) -> str:
-        """Such as "E3  -0.412 (95 % -0.561..-0.263, 40 groups)  harms"."""
-        span = f"{self.effect:+.3f} (95 % {self.low:+.3f}..{self.high:+.3f}, {self.groups} groups)"
-        return f"{self.id}  {span if self.groups else 'not measured: no problem is about it'}  {self.verdict}"
-
-
-KEEP: Mapping[str, Callable[[Effect], bool]] = {
-    "unharmed": lambda e: e.verdict != "harms",
-    "likely": lambda e: e.verdict != "harms" and (e.effect > 0 or not e.groups),
-    "proven": lambda e: e.verdict == "helps",
-}
-"""What a mask leaves in: all that is not shown to harm, what is expected to help, or only what is shown to."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Transfer:
-    """The effects of a library's experiences on another model, and the mask that follows from them."""
-
-    folder: str
-    task: str
-    model: str
-    library: str
-    split: str
-    keep: str
-    effects: Sequence[Effect]
-    mask: Mask
-    groups: int
-    rollouts: int
-    missing: int = 0
-    stopped: str = ""
-    spend: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    seconds: float = 0.0
-    notices: Sequence[str] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON values only, with the result in `words`; `Transfer.from_json` is its inverse."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {**plain, "mask": self.mask.as_json(), "words": self.words()}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Transfer:
-        """A result from `as_json`."""
-        fields = {name: value for name, value in data.items() if name != "words"}
-        effects = [Effect(**row) for row in data["effects"]]
-        return Transfer(**{**fields, "effects": effects, "mask": Mask.from_json(data["mask"])})
-
-    def words(self) -> str:
-        """In a line."""
-        counts = {verdict: sum(e.verdict == verdict for e in self.effects) for verdict in ("helps", "harms")}
-        rest = len(self.effects) - sum(counts.values())
-        return f"{counts['helps']} of {len(self.effects)} help, {counts['harms']} harm, {rest} undecided"
-
-    def __str__(self) -> str:
-        lines = [f"{self.task} ({self.split}): {self.library} for {self.model}: {self.words()}"]
-        for e in sorted(self.effects, key=lambda e: -e.effect):
-            text = " ".join(e.text.split())
-            lines += [f"  {e.words()}", f"      {text if len(text) <= WIDE else text[: WIDE - 3] + '...'}"]
-        lines.append(f"  asked     {self.groups} groups, {self.rollouts} answers, {self.missing} missing")
-        lines += [f"  stopped   {self.stopped}"] if self.stopped else []
-        lines.append(f"  kept      {self.keep}: {self.mask.words()}")
-        lines.append(f"  spent     {spent_words(self.spend, self.seconds)}")
-        lines += [f"  note      {notice}" for notice in self.notices]
-        return "\n".join([*lines, f"  run       {self.folder}"])
 
 
 async def atransfer(
@@ -162,7 +75,7 @@ async def atransfer(
         store: "./experience@v7", an exported file, an open store or a snapshot.
         model: the other model.
         task: a `Task`, or its name as `load_task` takes it.
-        keep: what the mask leaves in: "unharmed", "likely" or "proven" (see `KEEP`).
+        keep: what the mask leaves in: "unharmed", "likely" or "proven" (`tfgrpo.transferred.KEEP`).
         group: answers to each problem, at least 2.
         split: whose problems decide. Test problems stay for measuring what the mask is worth.
         budget: limits; None is 600 solver calls. Problems are asked again, with other coins, while it lasts.
@@ -201,11 +114,8 @@ async def atransfer(
         folder = run_folder(Path(runs), run_name(f"transfer {chosen.name}", config), new=False)
         record = stack.enter_context(RunRecord.open(folder))
         if (known := record.get_state("transfer")) is not None:
-            done = Transfer.from_json(known)
-            again = "finished before; nothing was asked again"
-            return dataclasses.replace(
-                done, keep=keep, mask=_mask(done.model, label, done.effects, keep), notices=[*done.notices, again]
-            )
+            done = Transfer.from_json(known).kept(keep, label)
+            return dataclasses.replace(done, notices=[*done.notices, "finished before; nothing was asked again"])
         events, ledger = EventLog(record, *([on_event] if on_event else [])), Ledger(limit)
         slots = asyncio.Semaphore(concurrency)
         caller = partial(
@@ -220,25 +130,8 @@ async def atransfer(
         )
         trial = _Trial(chosen, problems, snapshot, collector, group, _most(limit, chosen, group), seed)
         await interruptible(trial.run(), folder)
-        effects = trial.effects()
-        result = Transfer(
-            folder=str(folder),
-            task=chosen.name,
-            model=policy.name,
-            library=label,
-            split=split,
-            keep=keep,
-            effects=effects,
-            mask=_mask(policy.name, label, effects, keep),
-            groups=trial.groups,
-            rollouts=trial.rollouts,
-            missing=trial.missing,
-            stopped=trial.stopped,
-            spend={name: dataclasses.asdict(s) for name, s in ledger.spend_by_purpose.items()},
-            seconds=ledger.elapsed_s,
-            notices=notices(chosen.models),
-            config=config,
-        )
+        done = trial.result(label, split, keep)
+        result = dataclasses.replace(done, folder=str(folder), notices=notices(chosen.models), config=config)
         record.put_state("transfer", result.as_json())
         events.emit("finished", words=result.words())
         return result
@@ -251,11 +144,6 @@ transfer = synchronous(atransfer, "transfer")
 def _most(limit: Budget, task: Task, group: int) -> int | None:
     """Groups that a budget of calls pays for; None where calls are not limited."""
     return None if limit.calls is None else limit.calls // (group * task.calls_per_answer)
-
-
-def _mask(model: str, library: str, effects: Sequence[Effect], keep: str) -> Mask:
-    out = [Masked(id=e.id, hash=e.hash, why=e.words()) for e in effects if not KEEP[keep](e)]
-    return Mask(model=model, library=library, out=tuple(out))
 
 
 MOST_GROUPS = 10_000
@@ -275,7 +163,7 @@ class _Trial:
         most: int | None,
         seed: int,
     ) -> None:
-        self._problems, self._snapshot, self._collector = problems, snapshot, collector
+        self._task, self._problems, self._snapshot, self._collector = task, problems, snapshot, collector
         self._size, self._most, self._seed = group, MOST_GROUPS if most is None else most, seed
         questions = {p.id: p.question for p in (*task.learn, *problems)}
         self.pool = Pool(Relevance(questions.values()), one_at_a_time=_one_place(snapshot.layout))
@@ -360,6 +248,27 @@ class _Trial:
         self.pool.effects = self.pool.effects.refitted(specific, SPECIFIC)
         verdicts, sd = self._verdicts(), self.pool.effects.sd
         return [self._effect(e, float(sd[e.column]), verdicts[e.id]) for e in self.pool.entries.values()]
+
+    def result(self, library: str, split: str, keep: str) -> Transfer:
+        """What it came to."""
+        ledger, effects = self._collector.caller.ledger, self.effects()
+        model = self._collector.caller.policy.name
+        return Transfer(
+            folder="",
+            task=self._task.name,
+            model=model,
+            library=library,
+            split=split,
+            keep=keep,
+            effects=effects,
+            mask=mask_of(model, library, effects, keep),
+            groups=self.groups,
+            rollouts=self.rollouts,
+            missing=self.missing,
+            stopped=self.stopped,
+            spend={name: dataclasses.asdict(s) for name, s in ledger.spend_by_purpose.items()},
+            seconds=ledger.elapsed_s,
+        )
 
     def _effect(self, entry: Entry, sd: float, verdict: Verdict) -> Effect:
         mean, e = self.pool.effect(entry), entry.experience

@@ -110,6 +110,7 @@ def test_models_with_and_without_a_version_and_a_run(tmp_path):
         assert server.replies == asked + mixed.json["difference"]["n"]
 
 
+@pytest.mark.slow
 def test_a_transfer_masks_what_harms_and_evaluate_applies_it(tmp_path):
     place, mask = store(tmp_path), tmp_path / "mask.json"
 
@@ -133,10 +134,10 @@ def test_a_transfer_masks_what_harms_and_evaluate_applies_it(tmp_path):
             "--mask",
             mask,
         )
-        said = call(*command(tmp_path, place, *model, count=200))
+        said = call(*command(tmp_path, place, *model, "--mask", mask, count=200))
         assert said.code == 0, said.err
         asked = server.replies
-        again = call(*command(tmp_path, place, *model, "--json", count=200))
+        again = call(*command(tmp_path, place, *model, "--mask", mask, "--json", count=200))
         assert server.replies == asked and again.json["mask"] == json.loads(mask.read_text())
         harmed = [e for e in again.json["effects"] if e["verdict"] == "harms"]
         assert [e["text"] for e in harmed] == [WRONG] and harmed[0]["high"] < 0

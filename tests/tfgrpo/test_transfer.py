@@ -15,7 +15,8 @@ from tfgrpo.errors import AuthError, InputError, TransportError
 from tfgrpo.evidence import Wealth, discoveries
 from tfgrpo.mask import Mask, Masked
 from tfgrpo.rewards.simple import exact
-from tfgrpo.transfer import ALPHA, Transfer, atransfer
+from tfgrpo.transfer import ALPHA, atransfer
+from tfgrpo.transferred import Transfer
 
 TRUTH = {"sharp": 0.4, "wrong": -0.4, "idle": 0.0, "plain": 0.0, "vague": 0.0, "long": 0.0}
 SUBJECTS = ("circle", "square", "kite", "prism")

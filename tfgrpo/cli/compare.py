@@ -19,7 +19,8 @@ from tfgrpo.errors import InputError
 from tfgrpo.measure import SPLITS
 from tfgrpo.policy import Policy
 from tfgrpo.task import Task
-from tfgrpo.transfer import KEEP, atransfer
+from tfgrpo.transfer import atransfer
+from tfgrpo.transferred import KEEP
 
 EXAMPLES = """\
 A and B are each one of:
