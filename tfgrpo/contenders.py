@@ -137,7 +137,7 @@ async def contenders(
     """
     a, b = _resolved(given, runs)
     own = None if model is None else await opened(stack, model)
-    cache = dict[str, Policy]()
+    cache = {model: own} if isinstance(model, str) and own is not None else {}
     return await _contender(stack, a, own, cache), await _contender(stack, b, own, cache)
 
 

@@ -149,6 +149,8 @@ def test_a_transfer_masks_what_harms_and_evaluate_applies_it(tmp_path):
         assert better.code == 0, better.err
         assert better.json["after"]["mean"] == 1.0 > better.json["before"]["mean"]
         assert any(f"leaves out {harmed[0]['id']} of 20" in notice for notice in better.json["notices"])
+        older = call(*use, "--model", "openai/other", "--against", "v1", "--json")
+        assert older.code == 0 and older.json["against"].endswith("@v1"), older.err
         refused = call(*use, "--model", "openai/third")
         assert refused.code == 2 and "measured for 'openai/other'" in refused.err
     run = find_run(again.json["folder"], tmp_path / "runs")

@@ -87,7 +87,8 @@ async def _compare(args: argparse.Namespace) -> int:
         sides = named(args.a, args.b, args.runs)
         task = _task(stack, args, "test")
         model = None if args.model is None else options.solver_of(stack, args)
-        a, b = [_given(stack, args, *side) for side in zip(("a", "b"), sides, (args.a, args.b), strict=True)]
+        opened = dict[tuple[str, str | None, str | None], Policy]()
+        a, b = [_given(stack, args, opened, *side) for side in zip("ab", sides, (args.a, args.b), strict=True)]
         with progress(args) as on_event:
             result = await acompare(
                 a,
@@ -111,7 +112,14 @@ def _task(stack: AsyncExitStack, args: argparse.Namespace, split: str) -> Task:
     return cut(options.task_of(stack, args), args.split or split, args.limit)
 
 
-def _given(stack: AsyncExitStack, args: argparse.Namespace, letter: str, side: Named, word: str) -> Given:
+def _given(
+    stack: AsyncExitStack,
+    args: argparse.Namespace,
+    opened: dict[tuple[str, str | None, str | None], Policy],
+    letter: str,
+    side: Named,
+    word: str,
+) -> Given:
     """A side with its model opened as the options say, and its store in the namespace that was asked for."""
     if side.run is not None:
         return word
@@ -120,7 +128,9 @@ def _given(stack: AsyncExitStack, args: argparse.Namespace, letter: str, side: N
         raise InputError(f"--{letter}-base-url and --{letter}-price are for a model that {letter.upper()} names")
     policy: Policy | None = None
     if side.model:
-        policy = options.model_of(stack, side.model, base_url=options.beside(args, side.model, own_url), price=price)
+        key = (side.model, options.beside(args, side.model, own_url), price)
+        policy = opened.get(key) or options.model_of(stack, side.model, base_url=key[1], price=price)
+        opened[key] = policy  # one model that both sides name is opened once
     place: Any = side.store
     if args.namespace != "default" and place != NONE:
         location, ref = experience_store.parse_ref(place)

@@ -98,7 +98,7 @@ def _sides(stack: AsyncExitStack, args: argparse.Namespace) -> tuple[Snapshot | 
             raise InputError("--against needs --store, and does not go with --alone or --strategy")
         return _place(stack, args, args.store), None
     against = args.against or "none"
-    if args.namespace == "default" or against == "none":
+    if (args.namespace == "default" and args.mask is None) or against == "none":
         return _place(stack, args, args.store), against
     inside = "/" not in against
     place = f"{experience_store.parse_ref(args.store)[0]}@{against}" if inside else against
