@@ -148,6 +148,7 @@ def test_a_transfer_masks_what_harms_and_evaluate_applies_it(tmp_path):
         better = call(*use, "--model", "openai/other", "--against", place, "--json")
         assert better.code == 0, better.err
         assert better.json["after"]["mean"] == 1.0 > better.json["before"]["mean"]
+        assert better.json["store"] == f"{place}, masked"
         assert any(f"leaves out {harmed[0]['id']} of 20" in notice for notice in better.json["notices"])
         older = call(*use, "--model", "openai/other", "--against", "v1", "--json")
         assert older.code == 0 and older.json["against"].endswith("@v1"), older.err

@@ -69,8 +69,8 @@ async def _evaluate(args: argparse.Namespace) -> int:
                 runs=args.runs,
                 on_event=on_event,
             )
-    for notice in said:
-        result = result.noted(notice)
+    if said:
+        result = dataclasses.replace(result, store=f"{args.store}, masked", notices=[*result.notices, *said])
     show(args, result.as_json(), str(result))
     return 0
 
