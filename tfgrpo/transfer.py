@@ -51,6 +51,7 @@ from tfgrpo.types import Group, Problem, Prompt
 
 ALPHA = 0.05
 """The share of wrong ones that is expected among the verdicts of one direction, at most."""
+ALL_KNOWN = "every experience that a problem is about has a verdict"
 AT_ONCE = 8
 """Groups between two looks at the evidence; fixed, so that a run ends at the same group at any concurrency."""
 
@@ -85,7 +86,8 @@ async def atransfer(
         on_event: called with every event, for progress.
 
     Returns:
-        Effects and mask; a finished run of the same configuration is returned as it is, at no cost.
+        Effects and mask. A finished run of the same configuration is returned as it is, at no cost; with another budget
+        it goes on from its answers.
 
     Raises:
         InputError: something given is wrong; nothing was spent.
@@ -108,12 +110,13 @@ async def atransfer(
             "model": policy.name,
             "library": [[e.label, e.hash] for e in snapshot.served],
             "layout": dataclasses.asdict(snapshot.layout),
-            "budget": dataclasses.asdict(limit),
             "measured": [split, len(problems), group, seed],
         }
         folder = run_folder(Path(runs), run_name(f"transfer {chosen.name}", config), new=False)
         record = stack.enter_context(RunRecord.open(folder))
-        if (known := record.get_state("transfer")) is not None:
+        config["budget"] = dataclasses.asdict(limit)  # not in the folder's name: a larger one goes on there
+        known = record.get_state("transfer")
+        if known is not None and (known["stopped"] == ALL_KNOWN or known["config"]["budget"] == config["budget"]):
             done = Transfer.from_json(known).kept(keep, label)
             return dataclasses.replace(done, notices=[*done.notices, "finished before; nothing was asked again"])
         events, ledger = EventLog(record, *([on_event] if on_event else [])), Ledger(limit)
@@ -182,7 +185,7 @@ class _Trial:
                 return
             verdicts = self._verdicts()
             if all(verdicts[id] != "undecided" for id in measurable):
-                self.stopped = "every experience that a problem is about has a verdict"
+                self.stopped = ALL_KNOWN
                 return
 
     async def _step(self, indices: range) -> bool:
@@ -192,12 +195,13 @@ class _Trial:
         for found, (_, draw, _) in zip(done, drawn, strict=True):
             if found is not None:
                 self._observe(found, draw.applying)
-        if not self.rollouts:
+        if not self.rollouts and self.missing:
             raise TransportError(
-                f"not one of {self.missing} answers arrived and was scored; the run's events say why"
-                if self.missing
-                else "the budget ended before one group was answered; raise it"
+                f"not one of {self.missing} answers arrived and was scored; the run's events say why. Nothing that was "
+                f"paid for is lost: the same command goes on here"
             )
+        if not self.rollouts:
+            raise InputError(f"the budget ended before one group of {self._size} was answered; raise it")
         self._collector.events.emit("test_progress", version="groups", done=self.groups, total=self._most)
         return any(found is None for found in done)
 

@@ -153,6 +153,27 @@ async def test_what_cannot_be_measured(book, tmp_path):
         await atransfer(book, ScriptedPolicy(lambda m, s: TransportError("unreachable")), **options)
 
 
+async def test_a_budget_of_tokens_ends_it_where_it_ends(book, tmp_path):
+    policy = ScriptedPolicy(drawn)
+    options = {"task": task(), "runs": tmp_path / "runs"}
+    found = await atransfer(book, policy, budget=Budget(tokens=6_000), **options)
+    assert found.stopped and 64 <= found.rollouts <= len(policy.calls) <= 6_000 // 15
+    assert all(e.groups == found.groups for e in found.effects)
+    with pytest.raises(InputError, match="before one group of 8"):
+        await atransfer(book, policy, budget=Budget(tokens=100), **{**options, "runs": tmp_path / "poor"})
+
+
+async def test_a_larger_budget_goes_on_from_the_answers_of_a_smaller_one(book, tmp_path):
+    options = {"task": task(), "runs": tmp_path / "runs"}
+    first, more = ScriptedPolicy(drawn), ScriptedPolicy(drawn)
+    less = await atransfer(book, first, budget=Budget(calls=160), **options)
+    found = await atransfer(book, more, budget=Budget(calls=320), **options)
+    assert (len(first.calls), len(more.calls)) == (160, 160) and found.folder == less.folder
+    assert (less.rollouts, found.rollouts, found.spend["solve"]["calls"]) == (160, 320, 320)
+    whole = await atransfer(book, more, budget=Budget(calls=320), **{**options, "runs": tmp_path / "whole"})
+    assert found.effects == whole.effects
+
+
 # -- many looked at together ----------------------------------------
 
 
