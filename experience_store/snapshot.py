@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from experience_store.codec import is_erased
 from experience_store.errors import RefError, near_names
@@ -58,6 +58,24 @@ class Snapshot:
         """`apply` for many prompts: `snapshot.prepare(...).apply(messages)`, with the same arguments."""
         pool = selected(self.experiences, self.version.trial, include)
         return prepare(pool, layout or self.layout, self.rank)
+
+    def without(self, ids: Iterable[str]) -> Snapshot:
+        """The same without these experiences, in memory only: nothing in a store changes.
+
+        Example:
+            >>> entries = (Experience(id="E1", text="Check units."), Experience(id="E2", text="Round up."))
+            >>> two = Snapshot(version=Version(number=1, parent=0, rows=("", "")), experiences=entries)
+            >>> [e.id for e in two.without(["E1"]).served]
+            ['E2']
+
+        Raises:
+            RefError: no such experience in this version.
+        """
+        gone = {self[id].id for id in ids}
+        left = tuple(e for e in self.experiences if e.id not in gone)
+        trial = tuple(id for id in self.version.trial if id not in gone)
+        version = replace(self.version, rows=tuple(e.row for e in left), trial=trial)
+        return replace(self, version=version, experiences=left)
 
     def text(self, question: str | None = None) -> str:
         """The block of notes as it would stand in a prompt, "" when there is nothing to show.

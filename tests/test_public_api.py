@@ -12,7 +12,8 @@ import tfgrpo
 
 NAMES = {
     "tfgrpo": {
-        *("learn", "alearn", "evaluate", "aevaluate", "estimate", "connect", "load_task", "reward", "group_reward"),
+        *("learn", "alearn", "evaluate", "aevaluate", "compare", "acompare", "estimate", "connect", "load_task"),
+        *("reward", "group_reward", "Contrast"),
         *("Budget", "Completion", "Estimate", "Group", "LateCaller", "Measurement", "Policy", "Price", "Problem"),
         *("Report", "Rollout", "Sampling", "Score", "Task", "TfgrpoError", "follow", "wrap"),
     },
@@ -24,6 +25,7 @@ NAMES = {
 VERBS = {
     tfgrpo.alearn: "task *, model critic store budget group seed concurrency gate runs new on_event",
     tfgrpo.aevaluate: "task *, model store against samples split budget concurrency seed reuse strategy runs on_event",
+    tfgrpo.acompare: "a b *, task model samples split budget concurrency seed reuse runs on_event",
     tfgrpo.estimate: "task *, model critic budget group",
     tfgrpo.connect: "model *, base_url api_key timeout_s max_retries price",
     tfgrpo.follow: "store *, namespace token poll_s",
@@ -89,7 +91,9 @@ def test_records_are_frozen_and_given_by_name(record):
 
 
 @pytest.mark.parametrize(
-    "pair", [(tfgrpo.learn, tfgrpo.alearn), (tfgrpo.evaluate, tfgrpo.aevaluate)], ids=["learn", "evaluate"]
+    "pair",
+    [(tfgrpo.learn, tfgrpo.alearn), (tfgrpo.evaluate, tfgrpo.aevaluate), (tfgrpo.compare, tfgrpo.acompare)],
+    ids=["learn", "evaluate", "compare"],
 )
 def test_sync_forms_take_what_the_async_ones_take(pair):
     sync, core = pair

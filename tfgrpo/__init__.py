@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfgrpo.api import alearn, learn
     from tfgrpo.budget import Budget
+    from tfgrpo.comparing import acompare, compare
+    from tfgrpo.contrast import Contrast
     from tfgrpo.errors import TfgrpoError
     from tfgrpo.forecast import Estimate, estimate
     from tfgrpo.late import LateCaller
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "tfgrpo.budget",
     "Completion": "tfgrpo.types",
+    "Contrast": "tfgrpo.contrast",
     "Estimate": "tfgrpo.forecast",
     "Group": "tfgrpo.types",
     "LateCaller": "tfgrpo.late",
@@ -44,8 +47,10 @@ _HOMES = {
     "Score": "tfgrpo.types",
     "Task": "tfgrpo.task",
     "TfgrpoError": "tfgrpo.errors",
+    "acompare": "tfgrpo.comparing",
     "aevaluate": "tfgrpo.measure",
     "alearn": "tfgrpo.api",
+    "compare": "tfgrpo.comparing",
     "connect": "tfgrpo.policy",
     "estimate": "tfgrpo.forecast",
     "evaluate": "tfgrpo.measure",
@@ -60,6 +65,7 @@ _HOMES = {
 __all__ = [
     "Budget",
     "Completion",
+    "Contrast",
     "Estimate",
     "Group",
     "LateCaller",
@@ -73,8 +79,10 @@ __all__ = [
     "Score",
     "Task",
     "TfgrpoError",
+    "acompare",
     "aevaluate",
     "alearn",
+    "compare",
     "connect",
     "estimate",
     "evaluate",

@@ -195,12 +195,38 @@ class Wealth:
         self.log_helps = self.log_helps + np.log1p(BETS * d)
         self.log_harms = self.log_harms + np.log1p(-BETS * d)
 
+    @property
+    def log_wealth(self) -> tuple[float, float]:
+        """Logarithms of the wealth of betting on *helps* and on *harms*: e-values of "no effect", at any time."""
+        return _log_mean(self.log_helps), _log_mean(self.log_harms)
+
     def verdict(self, alpha: float) -> Verdict:
         """*helps* or *harms* once that wealth has passed 1/alpha, else *undecided*."""
-        helps, harms = _log_mean(self.log_helps), _log_mean(self.log_harms)
+        helps, harms = self.log_wealth
         if max(helps, harms) < -math.log(alpha):
             return "undecided"
         return "helps" if helps > harms else "harms"
+
+
+def discoveries(log_wealth: Sequence[float], alpha: float) -> list[bool]:
+    r"""Which of m null hypotheses fall when all are looked at together: e-BH on their e-values.
+
+    With e(1) >= e(2) >= ... the largest k with e(k) >= m / (alpha k) is taken, and those k fall. The expected share of
+    wrong ones among them is at most alpha however the e-values depend on each other, which entries that stand in the
+    same prompts do.
+
+    Source: Wang & Ramdas, arXiv 2009.02824. Confidence: paper.
+
+    Example:
+        >>> discoveries([math.log(60), math.log(25), math.log(3)], alpha=0.05)
+        [True, False, False]
+        >>> discoveries([math.log(60), math.log(30), math.log(3)], alpha=0.05)
+        [True, True, False]
+    """
+    m = len(log_wealth)
+    ranked = sorted(log_wealth, reverse=True)
+    fallen = max((k for k, e in enumerate(ranked, 1) if e >= math.log(m / (alpha * k)) - 1e-12), default=0)
+    return [fallen > 0 and e >= ranked[fallen - 1] for e in log_wealth]
 
 
 def _log_mean(logs: Array) -> float:

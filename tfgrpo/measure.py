@@ -23,12 +23,12 @@ from tfgrpo.late import bound, notices
 from tfgrpo.measurement import Measurement
 from tfgrpo.policy import Policy
 from tfgrpo.practice import measured
-from tfgrpo.record import FILE_NAME, RunRecord
+from tfgrpo.record import RunRecord
 from tfgrpo.report import Measured
 from tfgrpo.rewards.base import Outcome, Reward, score_answers, scores_alone
 from tfgrpo.rewards.calling import metrics_to
 from tfgrpo.running import interruptible, opened, synchronous
-from tfgrpo.runs import DEFAULT_FOLDER, run_folder, run_name
+from tfgrpo.runs import DEFAULT_FOLDER, fresh_folder, run_name
 from tfgrpo.sides import Side, sides_of
 from tfgrpo.strategies.base import Strategy
 from tfgrpo.strategies.evaluating import evaluate_strategy
@@ -88,13 +88,13 @@ async def aevaluate(
         BudgetExhausted, PolicyError: the same call goes on where this one stopped.
     """
     chosen = load_task(task) if isinstance(task, str) else task
-    problems = _problems(chosen, split, samples)
+    problems = problems_of(chosen, split, samples)
     async with AsyncExitStack() as stack:
         policy = await opened(stack, model)
         sides = await asyncio.to_thread(sides_of, stack, store, against)
         plan = None if strategy is None else await prepared(strategy, chosen, problems, sides)
-        plain_calls = len(sides) * (len(problems) * samples + _probed(chosen, problems))
-        _check_calls(budget, plain_calls if plan is None else len(problems) * least_calls(plan))
+        plain_calls = len(sides) * (len(problems) * samples + probed(chosen, problems))
+        check_calls(budget, plain_calls if plan is None else len(problems) * least_calls(plan))
         config = {
             "task": chosen.fingerprint(),
             "model": policy.name,
@@ -103,7 +103,9 @@ async def aevaluate(
             **({} if plan is None else {"strategy": plan.name}),
         }
         models = chosen.models if plan is None else (*chosen.models, *plan.models)
-        folder, attempt = _folder(Path(runs), run_name(f"evaluate {chosen.name}", config), reuse)
+        folder, attempt = fresh_folder(
+            Path(runs), run_name(f"evaluate {chosen.name}", config), "measurement", reuse=reuse
+        )
         record = stack.enter_context(RunRecord.open(folder))
         known = record.get_state("measurement")
         if known is not None:
@@ -147,7 +149,7 @@ class _Work:
 
     async def both(self, side: Side, strategy: Strategy, budget: Budget | None) -> _Measured:
         """The plain answer and the strategy's, from the same calls."""
-        reward = _Told(self.task.reward, self.events)
+        reward = Told(self.task.reward, self.events)
         both = await evaluate_strategy(
             self.problems,
             reward,
@@ -159,7 +161,7 @@ class _Work:
             calls=calls_for(strategy, budget, len(self.problems)),
             on_progress=self._progress(f"{side.label}, {strategy.name}"),
         )
-        _check_scored(both.chosen, reward)
+        check_scored(both.chosen, reward)
         names = (f"{side.label}, {PLAIN}", f"{side.label}, {strategy.name}")
         more = {"curve": points(strategy, both, seed=0), "notices": notes(strategy, both)}
         return [both.plain, both.chosen], names, more
@@ -183,7 +185,7 @@ class _Work:
         return progress
 
     async def _one(self, side: Side, epoch: int) -> Evaluation:
-        reward = _Told(self.task.reward, self.events)
+        reward = Told(self.task.reward, self.events)
         done = await evaluate_problems(
             self.problems,
             reward,
@@ -198,16 +200,17 @@ class _Work:
         )
         if done.missing == done.scores.size:
             raise TransportError(f"not one of the {done.missing} samples got a reply; the same command goes on here")
-        _check_scored(done, reward)
+        check_scored(done, reward)
         return done
 
 
-def _check_scored(done: Evaluation, reward: _Told) -> None:
+def check_scored(done: Evaluation, reward: Told) -> None:
+    """Refuse an evaluation of which nothing could be scored."""
     if reward.error is not None and done.missing + done.unscored == done.scores.size:
         raise RewardError(f"not one answer could be scored; the first failure: {reward.error}")
 
 
-class _Told:
+class Told:
     """A reward whose failures are told in events."""
 
     def __init__(self, reward: Reward, events: EventLog) -> None:
@@ -224,7 +227,8 @@ class _Told:
         return outcomes
 
 
-def _problems(task: Task, split: str, samples: int) -> tuple[Problem, ...]:
+def problems_of(task: Task, split: str, samples: int) -> tuple[Problem, ...]:
+    """The problems of a split that is there, to be asked `samples` times."""
     sizes: dict[str, int] = {name: len(getattr(task, name)) for name in SPLITS}
     if not sizes.get(split):
         held = ", ".join(f"{name} ({size})" for name, size in sizes.items())
@@ -235,28 +239,18 @@ def _problems(task: Task, split: str, samples: int) -> tuple[Problem, ...]:
     return problems
 
 
-def _probed(task: Task, problems: Sequence[Problem]) -> int:
+def probed(task: Task, problems: Sequence[Problem]) -> int:
     """The calls of the task's probes, for one side."""
     return sum(len(probe.ask(problem)) for probe in task.probes for problem in problems)
 
 
-def _check_calls(budget: Budget | None, needed: int) -> None:
+def check_calls(budget: Budget | None, needed: int) -> None:
+    """Refuse a budget that cannot pay for the calls that are needed, before the first of them."""
     if budget is not None and budget.calls is not None and budget.calls < needed:
         raise InputError(
             f"the measurement needs {needed} calls and the budget allows {budget.calls}; raise it, or measure fewer "
             f"samples or problems"
         )
-
-
-def _folder(root: Path, name: str, reuse: bool) -> tuple[Path, int]:
-    """The folder of an unfinished measurement (or of the last one, to reuse), else a new one; and its number."""
-    folder = run_folder(root, name, new=False)
-    if not reuse and (folder / FILE_NAME).exists():
-        with RunRecord.open(folder, read_only=True) as record:
-            finished = record.get_state("measurement") is not None
-        folder = run_folder(root, name, new=finished)
-    number = folder.name.removeprefix(name).removeprefix("-")
-    return folder, int(number or 1)
 
 
 def _result(

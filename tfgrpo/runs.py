@@ -25,6 +25,8 @@ DEFAULT_FOLDER = "runs"
 RESULTS = {
     "learn": "report",
     "evaluate": "measurement",
+    "compare": "contrast",
+    "transfer": "transfer",
     "train": "training",
     "retire": "retirement",
     "improve": "improvement",
@@ -45,6 +47,21 @@ def run_folder(root: Path, name: str, *, new: bool) -> Path:
     if not taken:
         return root / name
     return root / f"{name}-{len(taken) + 1}" if new else taken[-1]
+
+
+def fresh_folder(root: Path, name: str, result: str, *, reuse: bool) -> tuple[Path, int]:
+    """The folder of an unfinished measurement (or of the last one, to reuse), else a new one; and its number.
+
+    Args:
+        result: the state that a finished one has.
+    """
+    folder = run_folder(root, name, new=False)
+    if not reuse and (folder / FILE_NAME).exists():
+        with RunRecord.open(folder, read_only=True) as record:
+            finished = record.get_state(result) is not None
+        folder = run_folder(root, name, new=finished)
+    number = folder.name.removeprefix(name).removeprefix("-")
+    return folder, int(number or 1)
 
 
 def _attempts(root: Path, name: str) -> list[Path]:

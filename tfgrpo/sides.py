@@ -47,7 +47,7 @@ def sides_of(
         InputError, StoreError: no such store, version or file.
     """
     source, label, snapshot = _found(stack, store)
-    main = Side(label, _identity(snapshot), served(snapshot)) if snapshot is not None else Side(NOTHING, NOTHING, bare)
+    main = _side(label, snapshot)
     if against is None:
         return (main,)
     if snapshot is None:
@@ -68,7 +68,32 @@ def _other(stack: Stack, source: ExperienceStore | None, label: str, against: Sn
         assert isinstance(against, str)
         snapshot = source.at(against)
         name = f"{source.location}@{snapshot.version.name}"
-    return Side(name, _identity(snapshot), served(snapshot)) if snapshot is not None else Side(NOTHING, NOTHING, bare)
+    return _side(name, snapshot)
+
+
+def side_of(stack: Stack, store: ExperienceStore | Snapshot | str | None) -> Side:
+    """One side: a version of a store, an exported library, or the bare prompt for None.
+
+    Raises:
+        InputError, StoreError: no such store, version or file.
+    """
+    _, label, snapshot = _found(stack, store)
+    return _side(label, snapshot)
+
+
+def snapshot_of(stack: Stack, store: ExperienceStore | Snapshot | str) -> tuple[str, Snapshot]:
+    """A version of a store or an exported library, with its label.
+
+    Raises:
+        InputError, StoreError: no such store, version or file.
+    """
+    _, label, snapshot = _found(stack, store)
+    assert snapshot is not None  # only None has none
+    return label, snapshot
+
+
+def _side(label: str, snapshot: Snapshot | None) -> Side:
+    return Side(NOTHING, NOTHING, bare) if snapshot is None else Side(label, _identity(snapshot), served(snapshot))
 
 
 def _found(

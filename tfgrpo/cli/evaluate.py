@@ -15,7 +15,9 @@ from tfgrpo.cli.parsing import number
 from tfgrpo.cli.progress import progress
 from tfgrpo.errors import InputError
 from tfgrpo.late import LateCaller
+from tfgrpo.mask import Mask
 from tfgrpo.measure import SPLITS, aevaluate
+from tfgrpo.sides import snapshot_of
 from tfgrpo.task import Task
 
 
@@ -27,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", metavar="REF", help="what to compare with: none (the default), v3, a tag, or another PLACE[@REF]"
     )
+    parser.add_argument("--mask", metavar="FILE", help="what the model does not see of --store (compare --transfer)")
     parser.add_argument("--alone", action="store_true", help="measure the store only, compare with nothing")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which problems (%(default)s)")
     parser.add_argument("--limit", metavar="N", type=number(1), help="the first N problems only")
@@ -46,9 +49,10 @@ def run(args: argparse.Namespace) -> int:
 async def _evaluate(args: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
         model = options.solver_of(stack, args)
-        task = _cut(options.task_of(stack, args), args.split, args.limit)
+        task = cut(options.task_of(stack, args), args.split, args.limit)
         strategy = options.strategy_of(args, _judge(stack, args))
         store, against = await asyncio.to_thread(_sides, stack, args)
+        store, said = await asyncio.to_thread(_masked, stack, args, store, model.name)
         with progress(args) as on_event:
             result = await aevaluate(
                 task,
@@ -65,6 +69,8 @@ async def _evaluate(args: argparse.Namespace) -> int:
                 runs=args.runs,
                 on_event=on_event,
             )
+    if said:
+        result = dataclasses.replace(result, store=f"{args.store}, masked", notices=[*result.notices, *said])
     show(args, result.as_json(), str(result))
     return 0
 
@@ -77,7 +83,8 @@ def _judge(stack: AsyncExitStack, args: argparse.Namespace) -> LateCaller | None
     return LateCaller(options.model_of(stack, args.strategy_judge, base_url=url, price=args.strategy_judge_price))
 
 
-def _cut(task: Task, split: str, limit: int | None) -> Task:
+def cut(task: Task, split: str, limit: int | None) -> Task:
+    """The task with the first problems of a split only."""
     if limit is None:
         return task
     problems = getattr(task, split)[:limit]
@@ -91,11 +98,22 @@ def _sides(stack: AsyncExitStack, args: argparse.Namespace) -> tuple[Snapshot | 
             raise InputError("--against needs --store, and does not go with --alone or --strategy")
         return _place(stack, args, args.store), None
     against = args.against or "none"
-    if args.namespace == "default" or against == "none":
+    if (args.namespace == "default" and args.mask is None) or against == "none":
         return _place(stack, args, args.store), against
     inside = "/" not in against
     place = f"{experience_store.parse_ref(args.store)[0]}@{against}" if inside else against
     return _place(stack, args, args.store), _place(stack, args, place)
+
+
+def _masked(
+    stack: AsyncExitStack, args: argparse.Namespace, store: Snapshot | str | None, model: str
+) -> tuple[Snapshot | str | None, list[str]]:
+    """The store without what a mask leaves out, and what is to be said of it."""
+    if args.mask is None:
+        return store, []
+    if store is None:
+        raise InputError("--mask needs the store that it was made for: --store PLACE[@REF]")
+    return Mask.load(args.mask).on(snapshot_of(stack, store)[1], model=model)
 
 
 def _place(stack: AsyncExitStack, args: argparse.Namespace, given: str | None) -> Snapshot | str | None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": ("tfgrpo.cli.demo", "watch a small real model get better at a small task, offline"),
     "learn": ("tfgrpo.cli.learn", "make a model better at a task, without training"),
     "evaluate": ("tfgrpo.cli.evaluate", "measure a model, with a version of a store, another one, or none"),
+    "compare": ("tfgrpo.cli.compare", "two versions, models or runs, paired; or what helps another model"),
     "serve": ("tfgrpo.cli.serve", "an OpenAI-compatible proxy that puts what was learned into requests"),
     "store": ("tfgrpo.cli.store", "look at, compare, roll back, export and erase what was learned"),
     "tasks": ("tfgrpo.cli.tasks", "list the tasks that come by name, or check one"),

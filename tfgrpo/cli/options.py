@@ -33,11 +33,13 @@ MODEL_HELP = (
 )
 
 
-def add_task(parser: argparse.ArgumentParser) -> None:
-    """The task and what scores its answers."""
-    parser.add_argument(
-        "task", metavar="TASK", help="problems.jsonl, a task's name (see: tfgrpo tasks), or module:function"
-    )
+def add_task(parser: argparse.ArgumentParser, *, by_name: bool = False) -> None:
+    """The task and what scores its answers; `by_name` as --task, where other things come first."""
+    said = "problems.jsonl, a task's name (see: tfgrpo tasks), or module:function"
+    if by_name:
+        parser.add_argument("--task", metavar="TASK", required=True, help=said)
+    else:
+        parser.add_argument("task", metavar="TASK", help=said)
     group = parser.add_argument_group("task")
     group.add_argument("--reward", metavar="NAME", help=f"{', '.join(REWARDS)}, or module:function")
     group.add_argument("--reward-option", metavar="K=V", action="append", default=[], help="such as tolerance=0.01")
@@ -64,10 +66,10 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sampler", metavar="NAME", help=f"order of problems: {', '.join(SAMPLERS)}")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The model that solves, its server and price, and the judge's."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
+    group.add_argument("--model", metavar="MODEL", required=required, help=MODEL_HELP)
     group.add_argument("--base-url", metavar="URL", help="a server of your own for openai/, azure/, vllm/ and litellm")
     group.add_argument("--price", metavar="IN/OUT", help="dollars per million tokens, where the list price is unknown")
     group.add_argument("--judge-base-url", metavar="URL", help="default: --base-url, for the same kind of name")
@@ -166,7 +168,8 @@ def model_of(stack: AsyncExitStack, name: str, *, base_url: str | None = None, p
 
 def beside(args: argparse.Namespace, name: str, own_url: str | None) -> str | None:
     """The server of a second model: its own, else that of --model when both names are of one kind."""
-    same_kind = name.partition("/")[0] == args.model.partition("/")[0] and "://" not in name
+    model = args.model or name
+    same_kind = name.partition("/")[0] == model.partition("/")[0] and "://" not in name
     return own_url or (args.base_url if same_kind else None)
 
 

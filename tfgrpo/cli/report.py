@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tfgrpo.cli import brought
 from tfgrpo.cli.output import add_output, show
 from tfgrpo.errors import InputError
+from tfgrpo.html_contrast import write_contrast
 from tfgrpo.html_report import write_report
+from tfgrpo.html_transfer import write_transfer
 from tfgrpo.runs import DEFAULT_FOLDER, find_run, kind_of
 
-OURS = ("learn", "evaluate")
+OURS: Mapping[str, Callable[[Path, Path], Path]] = {
+    "learn": write_report,
+    "evaluate": write_report,
+    "compare": write_contrast,
+    "transfer": write_transfer,
+}
 """Kinds of runs whose page is written here; those of other packages are found by entry points."""
 
 
@@ -40,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _writer(kind: str) -> Callable[[Path, Path], Path]:
     if kind in OURS:
-        return write_report
+        return OURS[kind]
     known = brought.entries(brought.REPORTS)
     if kind not in known:
         raise InputError(
