@@ -6,13 +6,14 @@ runs on other problems.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import experience_store
-from experience_store import Edit, Experience, ExperienceStore, Snapshot, Version
+from experience_store import Edit, Experience, ExperienceStore, Layout, Snapshot, StoreError, Version
 from experience_store.errors import UnavailableError
 from experience_store.render import CHARS_PER_TOKEN, cost
 
@@ -27,8 +28,13 @@ class Entry:
     experience: Experience
     place: int  # in the prompt
     on_trial: bool
-    tokens: int  # estimated, in a prompt that shows it
+    layout: Layout
     belief: Mapping[str, Any]
+
+    @property
+    def tokens(self) -> int:
+        """Estimated, in a prompt that shows it."""
+        return -(-cost(self.experience, self.layout) // CHARS_PER_TOKEN)
 
     @property
     def effect(self) -> float | None:
@@ -86,6 +92,11 @@ class Catalog:
                 self._store.close()
             self._store = self._listing = None
 
+    def warm(self) -> None:
+        """Reads all that is shown first, where it can be read: ten thousand entries take seconds, once."""
+        with contextlib.suppress(StoreError):
+            self.listing()
+
     def missing(self) -> str:
         """Why there is no store, or ""."""
         try:
@@ -131,12 +142,23 @@ def listed(store: ExperienceStore, snapshot: Snapshot, only: str | None = None) 
             experience=e,
             place=n,
             on_trial=e.id in trial,
-            tokens=-(-cost(e, snapshot.layout) // CHARS_PER_TOKEN),
+            layout=snapshot.layout,
             belief=beliefs.get(e.id, {}),
         )
         for n, e in chosen
     )
     return Listing(version=version, entries=entries)
+
+
+def axis(beliefs: Iterable[Mapping[str, Any]]) -> float:
+    """The end of an axis on which all intervals can be compared, at most 1.
+
+    Example:
+        >>> axis([{"low": -0.1, "high": 0.4}, {}]), axis([])
+        (0.44, 0.11)
+    """
+    ends = [abs(float(b[side])) for b in beliefs for side in ("low", "high") if side in b]
+    return min(1.0, round(1.1 * max([0.1, *ends]), 3))
 
 
 def beliefs_of(

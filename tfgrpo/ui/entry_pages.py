@@ -13,7 +13,7 @@ from tfgrpo.html_charts import interval_bar
 from tfgrpo.html_page import facts
 from tfgrpo.html_parts import Html, clean, count, folded, join, section, table, tag
 from tfgrpo.record import FILE_NAME
-from tfgrpo.ui.catalog import Catalog, Entry, Listing
+from tfgrpo.ui.catalog import Catalog, Entry, Listing, axis
 from tfgrpo.ui.frame import Asked, View, badge, chosen, empty, failed, heading, pager, place, row, search
 
 SIZE = 100
@@ -143,9 +143,9 @@ def _list(asked: Asked, listing: Listing) -> Sequence[object]:
     pages = max(1, -(-len(found) // SIZE))
     at = min(asked.page, pages)
     part = found[(at - 1) * SIZE : at * SIZE]
-    scale = scale_of(listing.entries)
-    tokens = sum(e.tokens for e in listing.entries if not e.on_trial)
-    head = f"{listing.version.name}: {count(len(listing.entries), 'experience')}, about {tokens:,} tokens if all stand"
+    scale = axis(e.belief for e in listing.entries)
+    trial = sum(e.on_trial for e in listing.entries)
+    head = f"{listing.version.name}: {count(len(listing.entries), 'experience')}, {trial:,} of them on trial"
     note = (
         f"Effect on the score with its 95 % interval, from {-scale:+.2f} to {scale:+.2f}, measured by leaving it "
         "out of a random half of the prompts it could stand in."
@@ -169,12 +169,6 @@ def matches(entry: Entry, query: str) -> bool:
     e = entry.experience
     text = f"{e.id} {e.question} {e.text}".casefold()
     return all(word in text for word in query.casefold().split())
-
-
-def scale_of(entries: Sequence[Entry]) -> float:
-    """The end of an axis on which all intervals fit, at most 1."""
-    known = [abs(float(e.belief[side])) for e in entries if e.effect is not None for side in ("low", "high")]
-    return min(1.0, max([0.1, *known]))
 
 
 def _row(entry: Entry, scale: float) -> Html:
@@ -241,7 +235,7 @@ def _effect(entry: Entry) -> Html:
     b = entry.belief
     applies = b.get("applies_to", "everything")
     about = applies if isinstance(applies, str) else ", ".join(map(str, applies))
-    scale = min(1.0, max(0.1, abs(float(b["low"])), abs(float(b["high"]))))
+    scale = axis([b])
     rows = [
         ("effect on the score", f"{entry.effect:+.3f}"),
         ("95 % interval", f"{float(b['low']):+.3f} to {float(b['high']):+.3f}"),

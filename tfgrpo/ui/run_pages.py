@@ -35,7 +35,7 @@ def stamp(folder: Path) -> Stamp:
     """Changes whenever something is written to a run's record."""
     files = (folder / FILE_NAME, folder / f"{FILE_NAME}-wal")
     stats = [file.stat() for file in files if file.exists()]
-    return tuple((s.st_mtime_ns, s.st_size) for s in stats)
+    return tuple((s.st_mtime_ns, s.st_size) for s in stats if s.st_size)  # reading makes an empty log of its own
 
 
 @dataclass(slots=True)

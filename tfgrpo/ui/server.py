@@ -74,6 +74,8 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             raise InputError(
                 f"cannot listen on {settings.host}:{settings.port} ({error}); choose another --port"
             ) from error
+        warm = asyncio.create_task(asyncio.to_thread(settings.catalog.warm), name="warm")
+        stack.push_async_callback(asyncio.wait, [warm])
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         yield f"http://{host}:{runner.addresses[0][1]}"
 

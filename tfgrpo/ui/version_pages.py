@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from experience_store import Edit, Experience, ExperienceStore, Version
 from experience_store.diff import Diff
@@ -15,7 +15,7 @@ from tfgrpo.html_charts import interval_bar
 from tfgrpo.html_page import facts
 from tfgrpo.html_parts import Html, clean, count, join, section, tag, void
 from tfgrpo.html_sections import TITLES
-from tfgrpo.ui.catalog import Catalog, beliefs_of
+from tfgrpo.ui.catalog import Catalog, axis, beliefs_of
 from tfgrpo.ui.frame import Asked, View, badge, empty, failed, form, heading, pager, place, row, said
 
 SIZE, CHANGES = 50, 100
@@ -27,6 +27,7 @@ DONE = {
     "rolled-back": "Rolled back: this new version serves what the earlier one did; nothing of the history was changed.",
 }
 WRITER = "page"
+Cells: TypeAlias = tuple[object, object]  # the bar of an effect, and its numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,11 @@ class VersionPages:
             store, first, [c.old for c in shown if c.old and not c.new]
         )
         reasons = _reasons(store, first, last)
-        rows = [_change(c, known.get(c.id, {}), reasons.get(c.id, ""), first if c.new is None else last) for c in shown]
+        scale = axis(known.values())
+        rows = [
+            _change(c, _effect(known.get(c.id, {}), scale), reasons.get(c.id, ""), first if c.new is None else last)
+            for c in shown
+        ]
         notes = [f"layout.{name}: {old} → {new}" for name, old, new in diff.layout]
         notes += ["the order of those that stayed changed"] if diff.moved else []
         said_ = tag("p", clean("; ".join(notes), 500), class_="note") if notes else None
@@ -218,16 +223,18 @@ def _edits(asked: Asked, version: Version, texts: Mapping[str, str]) -> Html:
     page = min(asked.page, -(-len(version.edits) // CHANGES))
     effects = version.evidence.get("effects") or {}
     shown = version.edits[(page - 1) * CHANGES : page * CHANGES]
-    rows = [_edit(e, texts.get(e.id, ""), effects.get(e.id) or {}, version) for e in shown]
+    known = {e.id: effects.get(e.id) or {} for e in shown}
+    scale = axis(known.values())
+    rows = [_edit(e, texts.get(e.id, ""), _effect(known[e.id], scale), version) for e in shown]
     turn = pager(asked, len(version.edits), CHANGES, "change")
     return section("What it changed", turn, tag("div", *rows, class_="rows changes"))
 
 
-def _edit(edit: Edit, text: str, belief: Mapping[str, Any], version: Version) -> Html:
+def _edit(edit: Edit, text: str, effect: Cells, version: Version) -> Html:
     words = f"{edit.question}\n→ {edit.text}" if edit.question else edit.text or text
     title = TITLES.get(edit.op, edit.op) + (", on trial" if edit.trial else "")
     at = f"v{version.parent}" if edit.op == "drop" else version.name
-    return _shown(_href(edit.id, at), edit.id, title, edit.op, clean(words, BRIEF), belief, edit.reason)
+    return _shown(_href(edit.id, at), edit.id, title, edit.op, clean(words, BRIEF), effect, edit.reason)
 
 
 def _href(id: str, at: Version | str) -> str:
@@ -235,23 +242,23 @@ def _href(id: str, at: Version | str) -> str:
     return f"{place('experiences', id)}?at={at if isinstance(at, str) else at.name}"
 
 
-def _shown(href: str, id: str, title: str, op: str, words: object, belief: Mapping[str, Any], reason: str) -> Html:
+def _shown(href: str, id: str, title: str, op: str, words: object, effect: Cells, reason: str) -> Html:
     why = tag("div", f"Why: {clean(reason, 600)}", class_="quiet") if reason and reason != "n/a" else None
     return row(
         href,
         clean(id, 40),
         tag("div", title, class_=f"op {op}"),
         tag("div", words, why, class_="words"),
-        *_effect(belief),
+        *effect,
     )
 
 
-def _effect(belief: Mapping[str, Any]) -> tuple[object, object]:
+def _effect(belief: Mapping[str, Any], scale: float) -> Cells:
     if "effect" not in belief:
         return tag("span", class_="effect"), tag("div", "not measured", class_="figure")
     mean, low, high = (float(belief[n]) for n in ("effect", "low", "high"))
     verdict = str(belief.get("verdict", "undecided"))
-    bar = interval_bar(mean, low, high, verdict=verdict, scale=min(1.0, 1.1 * max(0.1, abs(low), abs(high))))
+    bar = interval_bar(mean, low, high, verdict=verdict, scale=scale)
     span = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
     said_ = f"{verdict}, {count(int(belief.get('groups', 0)), 'group')}"
     return bar, tag("div", span, Html("<br>"), said_, class_="figure")
@@ -303,13 +310,13 @@ def _summary(diff: Diff) -> str:
     return ", ".join(f"{n:,} {what}" for n, what in numbers if n) or "no experience changed"
 
 
-def _change(change: Change, belief: Mapping[str, Any], reason: str, at: Version) -> Html:
+def _change(change: Change, effect: Cells, reason: str, at: Version) -> Html:
     old, new = change.old, change.new
     if old and new and old.row != new.row:
         words: object = worded(_words(old), _words(new))
     else:
         words = clean(_words(new or old), BRIEF)
-    return _shown(_href(change.id, at), change.id, change.title, change.op, words, belief, reason)
+    return _shown(_href(change.id, at), change.id, change.title, change.op, words, effect, reason)
 
 
 def _words(e: Experience | None) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from uiworld import HOSTILE, RUN, Page, learned, look, ran, shown
 
 import experience_store
-from experience_store import Edit, Experience, Version
+from experience_store import Edit, Experience, Layout, Version
 from tfgrpo.cli.main import main
 from tfgrpo.errors import InputError
 from tfgrpo.ui.catalog import Entry, Listing
@@ -236,7 +236,7 @@ ANYTHING = st.text(st.characters(codec=None), max_size=80) | st.sampled_from([HO
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_any_words_stay_words(text, question, query):
     e = Experience(id=text[:20] or "E", text=text, question=question, kind="example" if question else "lesson")
-    entry = Entry(experience=e, place=0, on_trial=True, tokens=3, belief={})
+    entry = Entry(experience=e, place=0, on_trial=True, layout=Layout(), belief={})
     listing = Listing(version=Version(number=1, parent=0, rows=("r",)), entries=(entry,))
     asked = Asked(query={"q": query, "show": query})
     plain = framed(View(title="t", body=_list(Asked(query={"q": "no such"}), listing)), Asked())

@@ -27,7 +27,7 @@ def world(tmp_path):
 async def test_the_list_tells_effect_use_cost_and_origin_of_every_experience(world):
     async with shown(*world) as client:
         page = await look(client, "/")
-    assert "v2: 2 experiences" in page.text
+    assert "v2: 2 experiences, 1 of them on trial" in page.text
     assert "E1 Check the units. +0.21 (+0.06 to +0.36) helps, 31 groups 124 prompts" in page.text
     assert "from 1 group, 2 answers" in page.text
     assert "E2 Never guess. on trial" in page.text and "origin unknown" in page.text
