@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import experience_store
@@ -21,7 +22,7 @@ LOOK_BACK = 200
 """Versions in which a measured effect is looked for."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """An experience with what is known of it; `belief` is the record of its effect, {} where none was measured."""
 
@@ -31,9 +32,9 @@ class Entry:
     layout: Layout
     belief: Mapping[str, Any]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
-        """Estimated, in a prompt that shows it."""
+        """Estimated, in a prompt that shows it; reckoned when it is first asked for."""
         return -(-cost(self.experience, self.layout) // CHARS_PER_TOKEN)
 
     @property
