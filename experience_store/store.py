@@ -112,10 +112,11 @@ class ExperienceStore:
     def at(self, ref: Ref = "head") -> Snapshot:
         """A version with its experiences, ready to be put into prompts."""
         version = self.version(ref)
-        if self._last is None or self._last.version is not version:  # another object: read anew, or erased meanwhile
+        last = self._last  # another thread may ask for another version meanwhile
+        if last is None or last.version is not version:  # another object: read anew, or erased meanwhile
             experiences = self._shelf.experiences(version.rows, version.name)
-            self._last = Snapshot(version=version, experiences=experiences, rank=self._searcher.rank)
-        return self._last
+            last = self._last = Snapshot(version=version, experiences=experiences, rank=self._searcher.rank)
+        return last
 
     def commit(
         self,

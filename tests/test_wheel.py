@@ -50,6 +50,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {f"tfgrpo/ui/static/{name}" for name in ("app.css", "app.js", "icon.svg")} <= set(names)
 
 
 def test_it_runs_outside_the_checkout(installed, tmp_path):

@@ -48,7 +48,7 @@ def join(parts: Iterable[object], between: str = "") -> Html:
     return Html(html.escape(between).join(escaped(part) for part in parts if part is not None))
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
     """An element. Children and attributes are escaped; a None among them is left out.
 
     `class_` is `class`, other underscores are hyphens.
@@ -60,6 +60,16 @@ def tag(name: str, *children: object, **attributes: object) -> Html:
     known = [(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None]
     given = "".join(f' {key}="{html.escape(clean(value, MAX_ATTRIBUTE))}"' for key, value in known)
     return Html(f"<{name}{given}>{join(children)}</{name}>")
+
+
+def void(name: str, /, **attributes: object) -> Html:
+    """An element without content, such as a field of a form; its attributes are written as those of `tag`.
+
+    Example:
+        >>> void("input", name="q", value='"x"')
+        '<input name="q" value="&quot;x&quot;">'
+    """
+    return Html(tag(name, **attributes).removesuffix(f"</{name}>"))
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, numbers_from: int = 1) -> Html:

@@ -40,11 +40,25 @@ def write_report(run_folder: Path, out: Path) -> Path:
 
 def render(story: Story) -> Html:
     """The whole page."""
-    title = f"{_task(story)}: {_model(story)}"
-    told = [_result(story), curve(story), served(story), versions(story), rollouts(story)]
-    told = told if story.measurement is None else [_measurement(story, story.measurement)]
-    parts = [_head(story), *told, _spend(story), happened(story.counts, story.failures, ROUTINE), _config(story)]
-    return page(title, *parts)
+    more = [versions(story), rollouts(story)] if story.measurement is None else []
+    return page(title(story), *outcome(story), *more, *accounts(story))
+
+
+def title(story: Story) -> str:
+    """What was run, with which model."""
+    return f"{_task(story)}: {_model(story)}"
+
+
+def outcome(story: Story) -> list[Html | None]:
+    """The head of the page, and what came out."""
+    if story.measurement is not None:
+        return [_head(story), _measurement(story, story.measurement)]
+    return [_head(story), _result(story), curve(story), served(story)]
+
+
+def accounts(story: Story) -> list[Html | None]:
+    """What it took: calls and money by purpose, failures, configuration."""
+    return [_spend(story), happened(story.counts, story.failures, ROUTINE), _config(story)]
 
 
 def _task(story: Story) -> str:

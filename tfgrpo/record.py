@@ -161,15 +161,18 @@ class RunRecord:
         if len(self._recent_prompts) > 512:
             del self._recent_prompts[next(iter(self._recent_prompts))]
 
-    def calls(self, purpose: str | None = None) -> Iterator[RecordedCall]:
-        """Every recorded reply in the order of arrival, one at a time."""
+    def calls(
+        self, purpose: str | None = None, *, epoch: int | None = None, problem: str | None = None
+    ) -> Iterator[RecordedCall]:
+        """Every recorded reply in the order of arrival, one at a time; of one epoch or problem where it is given."""
         with self._guard("read"):
             turns = "c.turn" if knows_agents(self._db) else "0"
             cursor = self._db.execute(
                 f"SELECT c.purpose, c.epoch, c.problem, c.sample, {turns}, c.solver, c.reply, p.messages FROM calls c"
                 " LEFT JOIN prompts p ON p.hash = c.prompt"
-                " WHERE c.reply IS NOT NULL AND (?1 IS NULL OR c.purpose = ?1) ORDER BY c.id",
-                (purpose,),
+                " WHERE c.reply IS NOT NULL AND (?1 IS NULL OR c.purpose = ?1) AND (?2 IS NULL OR c.epoch = ?2)"
+                " AND (?3 IS NULL OR c.problem = ?3) ORDER BY c.id",
+                (purpose, epoch, problem),
             )
             for found, epoch, problem, sample, turn, solver, reply, messages in cursor:
                 key = CallKey(purpose=found, epoch=epoch, problem=problem, sample=sample, turn=turn)
@@ -232,14 +235,30 @@ class RunRecord:
         with self._guard("write"):
             self._db.execute("INSERT INTO events (time, name, data) VALUES (?, ?, ?)", (event.time, event.name, data))
 
-    def events(self, name: str | None = None) -> Iterator[Event]:
-        """Every event in order, one at a time."""
+    def events(self, name: str | None = None, *, first: int = 0, most: int = -1) -> Iterator[Event]:
+        """Events in order, one at a time: from number `first` of that name on, at most `most`; all of them for -1."""
         with self._guard("read"):
             cursor = self._db.execute(
-                "SELECT time, name, data FROM events WHERE ?1 IS NULL OR name = ?1 ORDER BY id", (name,)
+                "SELECT time, name, data FROM events WHERE ?1 IS NULL OR name = ?1 ORDER BY id LIMIT ?2 OFFSET ?3",
+                (name, most, first),
             )
             for time, found, data in cursor:
                 yield Event(name=found, data=json.loads(data), time=time)
+
+    def last_event(self, name: str, field: str, value: str | int) -> Event | None:
+        """The latest event of a name whose data hold `value` under `field`, or None."""
+        with self._guard("read"):
+            row = self._db.execute(
+                "SELECT time, data FROM events WHERE name = ?1 AND json_extract(data, ?2) = ?3"
+                " ORDER BY id DESC LIMIT 1",
+                (name, f"$.{field}", value),
+            ).fetchone()
+            return None if row is None else Event(name=name, data=json.loads(row[1]), time=row[0])
+
+    def count_events(self, name: str) -> int:
+        """How many events of a name there are."""
+        with self._guard("read"):
+            return int(self._db.execute("SELECT count(*) FROM events WHERE name = ?", (name,)).fetchone()[0])
 
     # -- a person's right to be forgotten -----------------------------------------------------------------------
 

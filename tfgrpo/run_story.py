@@ -70,6 +70,19 @@ def read_story(folder: Path) -> Story:
     Raises:
         RunStateError: there is no run record, or it cannot be read.
     """
+    return _read(folder, whole=True)
+
+
+def read_outline(folder: Path) -> Story:
+    """The same without rollouts and versions, which takes as much memory for a long run as for a short one.
+
+    Raises:
+        RunStateError: there is no run record, or it cannot be read.
+    """
+    return _read(folder, whole=False)
+
+
+def _read(folder: Path, *, whole: bool) -> Story:
     with RunRecord.open(folder, read_only=True) as record:
         known = record.get_state("report")
         report = None if known is None else Report.from_json(known)
@@ -78,12 +91,12 @@ def read_story(folder: Path) -> Story:
         started = next((e.data for e in record.events("started")), {})
         done = report or measurement
         config = (done.config if done else None) or record.get_state("config") or {}
-        pairs, best, worst = _rollouts(record)
+        pairs, best, worst = _rollouts(record) if whole else ([], [], [])
         counts, failures = _events(record)
         curve = report.curve if report else _steps(record.events("step_done"))
         spend = {name: dataclasses.asdict(spent) for name, spent in record.spend().items()}
     run = report.run if report else str(started.get("run", folder.name))
-    versions, problem = _versions(folder, run, report, config)
+    versions, problem = _versions(folder, run, report, config) if whole else ([], "")
     return Story(
         folder=folder,
         report=report,

@@ -114,7 +114,7 @@ class RunLine:
 
 def list_runs(root: str | Path = DEFAULT_FOLDER) -> list[RunLine]:
     """Every run in a folder, the latest last."""
-    return sorted((_line(path.parent) for path in Path(root).glob(f"*/{FILE_NAME}")), key=lambda line: line.time)
+    return sorted((run_line(path.parent) for path in Path(root).glob(f"*/{FILE_NAME}")), key=lambda line: line.time)
 
 
 def kind_of(folder: Path) -> str:
@@ -139,7 +139,8 @@ def _kind(folder: Path, record: RunRecord) -> str:
     return str(told or ("evaluate" if measured and record.get_state("report") is None else "learn"))
 
 
-def _line(folder: Path) -> RunLine:
+def run_line(folder: Path) -> RunLine:
+    """One run in a few words; `state` says what is wrong with a record that cannot be read."""
     kind = "evaluate" if folder.name.startswith("evaluate-") else "learn"
     try:
         with RunRecord.open(folder, read_only=True) as record:

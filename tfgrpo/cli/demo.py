@@ -76,4 +76,5 @@ def _next(args: argparse.Namespace, report: Report) -> list[str]:
         *said,
         f"What the prompt looks like now: tfgrpo store render {args.store}",
         f"The whole story:               tfgrpo report {report.run} --runs {args.runs}",
+        f"All of it in the browser:      tfgrpo ui --store {args.store} --runs {args.runs}",
     ]

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("tfgrpo.cli.evaluate", "measure a model, with a version of a store, another one, or none"),
     "compare": ("tfgrpo.cli.compare", "two versions, models or runs, paired; or what helps another model"),
     "serve": ("tfgrpo.cli.serve", "an OpenAI-compatible proxy that puts what was learned into requests"),
+    "ui": ("tfgrpo.cli.ui", "a local web page: what was learned, its history, runs and their rollouts"),
     "store": ("tfgrpo.cli.store", "look at, compare, roll back, export and erase what was learned"),
     "tasks": ("tfgrpo.cli.tasks", "list the tasks that come by name, or check one"),
     "methods": ("tfgrpo.cli.methods", "list every method that has a name, or all that is said of one"),

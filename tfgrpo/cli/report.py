@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     folder = find_run(args.run_name, args.runs)
     out = Path(args.out) if args.out else folder / "report.html"
     try:
-        written = _writer(kind_of(folder))(folder, out)
+        written = writer_of(kind_of(folder))(folder, out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     show(args, {"run": str(folder), "file": str(written)}, str(written))
@@ -45,7 +45,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _writer(kind: str) -> Callable[[Path, Path], Path]:
+def writer_of(kind: str) -> Callable[[Path, Path], Path]:
+    """The function that writes the page of a run of a kind.
+
+    Raises:
+        InputError: nothing that is installed does.
+    """
     if kind in OURS:
         return OURS[kind]
     known = brought.entries(brought.REPORTS)

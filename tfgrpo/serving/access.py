@@ -125,9 +125,9 @@ def _digest(token: str) -> bytes:
 def _only_from_here(headers: Mapping[str, str]) -> None:
     host, origin = headers.get("host", ""), headers.get("origin")
     if not is_loopback(_host_of(f"//{host}")):
-        raise Refused(403, "foreign_host", "without tokens this proxy answers requests for loopback addresses only")
+        raise Refused(403, "foreign_host", "without tokens only requests for loopback addresses are answered")
     if origin is not None and not is_loopback(_host_of(origin)):
-        raise Refused(403, "foreign_origin", "without tokens this proxy answers no web page of another origin")
+        raise Refused(403, "foreign_origin", "without tokens no web page of another origin is answered")
 
 
 def _host_of(url: str) -> str:
