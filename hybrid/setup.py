@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from hybrid.allocator import give_back
 from hybrid.checkpoint import Checkpoints
 from hybrid.distill import Distill
 from hybrid.engines import Needed, engine_of, open_rollouts
@@ -64,6 +65,13 @@ class Job:
 
 async def run(job: Job) -> TrainReport:
     """All of it. Whatever can be refused is refused before the first answer is sampled."""
+    try:
+        return await _run(job)
+    finally:
+        give_back()  # now that nothing holds the model
+
+
+async def _run(job: Job) -> TrainReport:
     recipe, loss = Recipe.of(job.task, job.plan.group), resolve_loss(job.loss)
     check_decoder(job.settings.decoder)
     engine_of(job.settings.rollouts)
