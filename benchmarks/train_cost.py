@@ -8,7 +8,8 @@ Random-initialised Llama shapes, answers of exactly the asked length, all weight
 changes at a time from --base. A point is the median of --steps steps after one that is not counted. Memory is what a
 step holds above imports, weights, gradients and moments (train_meter.py). `slope` is that of a line through the
 logarithms: 1 means twice the size, twice the cost. With --processes, every point is measured with one process and with
-several in turn; efficiency is the time of one divided by the number of processes and by their time.
+several in turn; efficiency is the time of one divided by the number of processes and by their time; by CPU seconds of rank 0 too, which
+says what is computed twice and leaves out waiting, and so means something on a busy machine.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ SWEEPS: dict[str, tuple[str, list[int]]] = {
     "vocabulary": ("words of the vocabulary", [4096, 32768, 131072]),
 }
 """What changes, and its values."""
+SHARED = {
+    "rollout_wall_s": "rollout",
+    "update_wall_s": "update",
+    "wall_s": "step",
+    "rollout_cpu_s": "rollout's CPU",
+    "update_cpu_s": "update's CPU",
+}
 COLUMNS = {"rollout": "rollout_cpu_s", "update": "update_cpu_s"}
 
 
@@ -77,7 +85,7 @@ def measured(shape: str, given: Mapping[str, int], options: argparse.Namespace) 
     found: dict[str, Any] = {name: statistics.median(step[name] for step in one.steps) for name in one.steps[0]}
     found["parameters"] = one.hello["parameters"]
     if len(sides) > 1:
-        for name in ("rollout_wall_s", "update_wall_s", "wall_s"):
+        for name in SHARED:
             pairs = zip(one.steps, sides[1].steps, strict=True)
             shares = sorted(a[name] / (options.processes * b[name]) for a, b in pairs)
             found[f"efficiency_{name}"] = (statistics.median(shares), shares[0], shares[-1])
@@ -87,12 +95,10 @@ def measured(shape: str, given: Mapping[str, int], options: argparse.Namespace) 
 def shared(point: Mapping[str, Any]) -> str:
     """Efficiency of several processes, median and range."""
     told = []
-    for name in ("rollout_wall_s", "update_wall_s", "wall_s"):
+    for name, words in SHARED.items():
         if f"efficiency_{name}" in point:
             median, low, high = point[f"efficiency_{name}"]
-            told.append(
-                f"{name.removesuffix('_wall_s').replace('wall_s', 'step')} {median:.2f} ({low:.2f}..{high:.2f})"
-            )
+            told.append(f"{words} {median:.2f} ({low:.2f}..{high:.2f})")
     return f"  efficiency: {', '.join(told)}" if told else ""
 
 
