@@ -8,8 +8,8 @@ Random-initialised Llama shapes, answers of exactly the asked length, all weight
 changes at a time from --base. A point is the median of --steps steps after one that is not counted. Memory is what a
 step holds above imports, weights, gradients and moments (train_meter.py). `slope` is that of a line through the
 logarithms: 1 means twice the size, twice the cost. With --processes, every point is measured with one process and with
-several in turn; efficiency is the time of one divided by the number of processes and by their time; by CPU seconds of rank 0 too, which
-says what is computed twice and leaves out waiting, and so means something on a busy machine.
+several in turn; efficiency is the time of one divided by the number of processes and by their time, and by CPU seconds
+of rank 0 too, which leaves out waiting and so means something on a busy machine.
 """
 
 from __future__ import annotations
