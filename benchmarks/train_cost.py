@@ -127,7 +127,7 @@ def plot(found: Mapping[str, list[dict[str, Any]]], words: str, target: Path) ->
         above.set(xscale="log", yscale="log", title=what)
         below.set(xscale="log", xlabel=label, ylim=(0, None))
         for axis in (above, below):
-            axis.set_xticks(xs, [f"{x:.3g}" for x in xs])
+            axis.set_xticks(xs, [f"{x:.3g}" if x < 1000 else f"{x:,.0f}" for x in xs])
             axis.minorticks_off()
             axis.grid(alpha=0.3)
         above.legend(fontsize=8)
