@@ -120,7 +120,8 @@ async def _training(
     events = EventLog(record, *([job.on_event] if job.on_event else []))
     tell = partial(events.emit, "engine")
     rollouts = await open_rollouts(stack, equipment.needed(worker, job, tell))
-    setup = equipment.words + ("" if job.settings.rollouts == "live" else f"; answers by {rollouts.name}")
+    live = job.settings.rollouts == "live"
+    setup = equipment.words + (f", decoder {equipment.writer.decoder}" if live else f"; answers by {rollouts.name}")
     caller = partial(
         Caller,
         record=record,
@@ -186,7 +187,7 @@ class Equipment:
             checkpoints=Checkpoints(
                 folder=job.out, keep_free=settings.keep_free, loaded=loaded, trainer=trainer, dtype=dtype
             ),
-            words=f"{loaded.words}, decoder {writer.decoder}{together}",
+            words=f"{loaded.words}{together}",
         )
 
     def needed(self, worker: Worker, job: Job, tell: Callable[..., None]) -> Needed:

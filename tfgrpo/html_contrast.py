@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfgrpo.contrast import Answer, Contrast, Flip
-from tfgrpo.errors import InputError
 from tfgrpo.html_page import beside, compared, facts, intervals, page, written
 from tfgrpo.html_parts import Html, clean, count, folded, join, section, table, tag
-from tfgrpo.record import RunRecord
+from tfgrpo.record import result_of
 from tfgrpo.report import spent_words
 
 OPEN = 20
@@ -23,11 +22,7 @@ def write_contrast(run_folder: Path, out: Path) -> Path:
         InputError: it has not finished.
         RunStateError: there is no run record in the folder, it cannot be read, or the page cannot be written.
     """
-    with RunRecord.open(run_folder, read_only=True) as record:
-        known = record.get_state("contrast")
-    if known is None:
-        raise InputError(f"{run_folder} has not finished; the command that started it goes on from there")
-    return written(render(Contrast.from_json(known)), out)
+    return written(render(Contrast.from_json(result_of(run_folder, "contrast"))), out)
 
 
 def render(done: Contrast) -> Html:

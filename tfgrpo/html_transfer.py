@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tfgrpo.errors import InputError
 from tfgrpo.html_page import facts, page, written
 from tfgrpo.html_parts import Html, clean, section, table, tag
-from tfgrpo.record import RunRecord
+from tfgrpo.record import result_of
 from tfgrpo.report import spent_words
 from tfgrpo.transferred import Transfer
 
@@ -24,11 +23,7 @@ def write_transfer(run_folder: Path, out: Path) -> Path:
         InputError: it has not finished.
         RunStateError: there is no run record in the folder, it cannot be read, or the page cannot be written.
     """
-    with RunRecord.open(run_folder, read_only=True) as record:
-        known = record.get_state("transfer")
-    if known is None:
-        raise InputError(f"{run_folder} has not finished; the command that started it goes on from there")
-    return written(render(Transfer.from_json(known)), out)
+    return written(render(Transfer.from_json(result_of(run_folder, "transfer"))), out)
 
 
 def render(done: Transfer) -> Html:

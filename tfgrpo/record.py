@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tfgrpo.budget import Spend
-from tfgrpo.errors import RunStateError
+from tfgrpo.errors import InputError, RunStateError
 from tfgrpo.events import Event
 from tfgrpo.record_format import (
     FILE_NAME,
@@ -308,6 +308,20 @@ class RunRecord:
             hits += self._db.execute(forget + f"(instr(reply, ?) OR {of_prompt})", (words, words)).rowcount
         self._db.execute("DELETE FROM prompts WHERE hash NOT IN (SELECT prompt FROM calls WHERE prompt IS NOT NULL)")
         return hits
+
+
+def result_of(folder: Path, state: str) -> Any:
+    """What a run kept under a name at its end.
+
+    Raises:
+        InputError: it has not finished.
+        RunStateError: there is no run record in the folder, or it cannot be read.
+    """
+    with RunRecord.open(folder, read_only=True) as record:
+        known = record.get_state(state)
+    if known is None:
+        raise InputError(f"{folder} has not finished; the command that started it goes on from there")
+    return known
 
 
 def _json_words(text: str) -> str:

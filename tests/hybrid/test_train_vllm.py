@@ -165,7 +165,7 @@ def test_a_server_of_our_own_is_started_and_stopped(
     assert main([*command, "--set", "rollouts=vllm", "--set", "max_rows=4", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["steps"] == 2 and all(p["parity_mean"] < 1e-3 for p in report["curve"] if p["updates"])
-    assert report["setup"] == f"float32 on cpu, 1 thread, decoder slots; answers by vllm/{folder.name}"
+    assert report["setup"] == f"float32 on cpu, 1 thread; answers by vllm/{folder.name}"
     mode, pid, words = in_place_of_vllm.read_text().split(" ", 2)
     assert mode == "1" and "'--load-format', 'dummy'" in words
     assert words.index("'bfloat16'") < words.index("'--dtype', 'float32'")  # ours stand last, and win

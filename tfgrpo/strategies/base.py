@@ -142,6 +142,23 @@ class Strategy(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """The part of a strategy that asks for `n` answers, whatever they are."""
+
+    n: int
+    oracle: bool = field(default=False, init=False)
+
+    @property
+    def always(self) -> int:
+        """All of them."""
+        return self.n
+
+    @property
+    def max_calls(self) -> int:
+        return self.n
+
+
 @runtime_checkable
 class Replayable(Protocol):
     """A strategy whose choice among any of its answers can be told without a new call.

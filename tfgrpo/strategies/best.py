@@ -11,7 +11,7 @@ from tfgrpo.errors import InputError, RewardError
 from tfgrpo.late import LateCaller
 from tfgrpo.rewards.base import Reward, score_answers, scores_alone
 from tfgrpo.rewards.judge import RUBRIC, Asks, judge
-from tfgrpo.strategies.base import Bill, Chosen, Drawn, Meter, Sample, check_count, drawn_or_raise
+from tfgrpo.strategies.base import Bill, Chosen, Drawn, Fixed, Meter, Sample, check_count, drawn_or_raise
 from tfgrpo.strategies.formulas import best_place
 from tfgrpo.types import Completion, Problem, Score
 
@@ -64,15 +64,13 @@ def _reward(by: Reward | str, options: Mapping[str, Any] | None) -> Reward:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best:
+class Best(Fixed):
     """See `best`. `by` is None for the judge, and "task" until an evaluation puts the task's reward there."""
 
-    n: int
     by: Reward | Literal["task"] | None
     caller: Asks | None = None
     rubric: str = RUBRIC
     sees: tuple[str, ...] = ()
-    oracle: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.by, Reward) and not scores_alone(self.by):
@@ -89,15 +87,6 @@ class Best:
     @property
     def models(self) -> tuple[LateCaller, ...]:
         return (self.caller,) if isinstance(self.caller, LateCaller) else ()
-
-    @property
-    def always(self) -> int:
-        """All of them."""
-        return self.n
-
-    @property
-    def max_calls(self) -> int:
-        return self.n
 
     def pick(self, readings: Sequence[str | None], scores: Sequence[float]) -> int:
         """The best of them."""
@@ -155,10 +144,9 @@ def oracle(n: int = 4, *, reward: Reward | None = None) -> Oracle:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Oracle:
+class Oracle(Fixed):
     """See `oracle`."""
 
-    n: int
     reward: Reward | None
     models: tuple[LateCaller, ...] = field(default=(), init=False)
     oracle: bool = field(default=True, init=False)
@@ -166,15 +154,6 @@ class Oracle:
     @property
     def name(self) -> str:
         return f"oracle(n={self.n})"
-
-    @property
-    def always(self) -> int:
-        """All of them."""
-        return self.n
-
-    @property
-    def max_calls(self) -> int:
-        return self.n
 
     def pick(self, readings: Sequence[str | None], scores: Sequence[float]) -> int:
         """The best of them."""

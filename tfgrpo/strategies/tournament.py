@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tfgrpo.late import LateCaller
 from tfgrpo.rewards.base import score_answers
 from tfgrpo.rewards.judge import Asks
 from tfgrpo.rewards.tournament import RUBRIC, bracket
 from tfgrpo.rewards.tournament import tournament as matches
-from tfgrpo.strategies.base import Chosen, Meter, Sample, check_count, drawn_or_raise
+from tfgrpo.strategies.base import Chosen, Fixed, Meter, Sample, check_count, drawn_or_raise
 from tfgrpo.strategies.readings import Reading, reading_name, resolve_reading
 from tfgrpo.strategies.vote import read_all
 from tfgrpo.types import Completion, Problem, Score
@@ -53,14 +53,12 @@ def tournament(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tournament:
+class Tournament(Fixed):
     """See `tournament`."""
 
-    n: int
     caller: Asks
     rubric: str
     reading: Reading | str = "auto"
-    oracle: bool = field(default=False, init=False)
 
     @property
     def name(self) -> str:
@@ -73,15 +71,6 @@ class Tournament:
     @property
     def models(self) -> tuple[LateCaller, ...]:
         return (self.caller,) if isinstance(self.caller, LateCaller) else ()
-
-    @property
-    def always(self) -> int:
-        """All of them."""
-        return self.n
-
-    @property
-    def max_calls(self) -> int:
-        return self.n
 
     async def __call__(self, problem: Problem, sample: Sample) -> Chosen:
         drawn = await drawn_or_raise(sample, self.n)

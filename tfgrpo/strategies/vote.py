@@ -8,7 +8,7 @@ from typing import Literal
 
 from tfgrpo.errors import BudgetExhausted, InputError
 from tfgrpo.late import LateCaller
-from tfgrpo.strategies.base import Chosen, Drawn, Sample, check_count, draw, drawn_or_raise
+from tfgrpo.strategies.base import Chosen, Drawn, Fixed, Sample, check_count, draw, drawn_or_raise
 from tfgrpo.strategies.formulas import Count, beta_confidence, cannot_be_overtaken, majority, urgency
 from tfgrpo.strategies.readings import Reading, reading_name, resolve_reading
 from tfgrpo.types import Completion, Problem
@@ -86,26 +86,15 @@ def adaptive(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vote:
+class Vote(Fixed):
     """See `vote`."""
 
-    n: int
     reading: Reading | str = "auto"
     models: tuple[LateCaller, ...] = field(default=(), init=False)
-    oracle: bool = field(default=False, init=False)
 
     @property
     def name(self) -> str:
         return f"vote(n={self.n}, reading={reading_name(self.reading)})"
-
-    @property
-    def always(self) -> int:
-        """All of them."""
-        return self.n
-
-    @property
-    def max_calls(self) -> int:
-        return self.n
 
     def pick(self, readings: Sequence[str | None], scores: Sequence[float]) -> int:
         """The winner of the vote."""
