@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,38 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     assert "could not be written" in told and "The one before it is whole" in told
     assert "['step-000001']" in told
     assert told.strip().endswith("steps 3")
+
+
+RUNS = """
+import sys, tempfile, threading
+from dataclasses import replace
+from pathlib import Path
+import hybrid, hybrid.setup
+import transformers.models.llama.modeling_llama
+from tfgrpo.task import load_task
+
+def megabytes():
+    with open("/proc/self/status") as lines:
+        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) // 1024
+
+threads = [threading.Thread(target=lambda: sum(range(10**6))) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+task = replace(load_task("largest_of_three", learn=20, gate=0, test=2), test_samples=1)
+print("MB", megabytes())
+for _ in range(2):
+    with tempfile.TemporaryDirectory() as out:
+        hybrid.train(task, model="local/smollm2", group=4, prompts=2, steps=1, out=Path(out, "run"),
+                     settings={"device": "cpu", "threads": 1, "dtype": "float32", "keep_free": 0.0})
+    print("MB", megabytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc whose heaps keep what is free")
+def test_a_run_that_has_ended_holds_no_memory() -> None:
+    """Of 2 GB for weights, gradients and moments; without giving back some 500 MB stay."""
+    done = subprocess.run([sys.executable, "-c", RUNS], capture_output=True, text=True, check=True, timeout=280)
+    before, *held = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("MB ")]
+    assert len(held) == 2 and max(held) < before + 200, (before, held)
