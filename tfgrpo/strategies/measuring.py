@@ -13,7 +13,7 @@ from tfgrpo.strategies.base import Averaged, Checked, Strategy, hidden
 from tfgrpo.strategies.curve import curve, early_stop
 from tfgrpo.strategies.evaluating import Both
 from tfgrpo.strategies.named import fitted, resolve_strategy
-from tfgrpo.strategies.vote import Vote
+from tfgrpo.strategies.vote import Adaptive, Vote
 from tfgrpo.task import Task
 from tfgrpo.types import Problem
 
@@ -69,5 +69,22 @@ def notes(strategy: Strategy, both: Both) -> list[str]:
     silent = sum(bool(r.chosen.readings) and set(r.chosen.readings.values()) == {None} for r in both.rows)
     if silent:
         said.append(f"no answer could be read on {silent} of {len(both.rows)} problems; another reading may fit better")
+    apart = sum(_apart(list(row.chosen.readings.values())) for row in both.rows)
+    if apart and isinstance(strategy, Vote | Adaptive):
+        said.append(
+            f"no two answers agreed on {apart} of {len(both.rows)} problems, where the first one then stands for all and "
+            "a difference is chance; another reading may fit better"
+        )
     short = sum("budget is over" in row.chosen.why for row in both.rows)
     return [*said, *([f"the budget ended {short} of {len(both.rows)} problems early"] if short else [])]
+
+
+def _apart(readings: Sequence[str | None]) -> bool:
+    """Whether there were several answers to count, and no two said the same.
+
+    Example:
+        >>> _apart(["5", None, "7"]), _apart(["5", "5"]), _apart(["5"])
+        (True, False, False)
+    """
+    known = [reading for reading in readings if reading is not None]
+    return len(known) > 1 and len(set(known)) == len(known)

@@ -102,6 +102,15 @@ def row(strategy, said):
     return Scored(chosen=chosen, scores={n: float(text == "r") for n, text in enumerate(said)})
 
 
+async def test_a_vote_in_which_nobody_agrees_says_so(tmp_path):
+    numbers = itertools.count()
+    result = await measured(
+        "vote:3", tmp_path / "apart", model=policy(lambda messages, sampling: f"wrong {next(numbers)}")
+    )
+    assert "no two answers agreed on 24 of 24 problems" in str(result)
+    assert "no two answers agreed" not in str(await measured("vote:3", tmp_path / "agree", task=tasks(share=1.0)))
+
+
 async def test_an_adaptive_vote_pays_less_for_easy_problems(tmp_path):
     easy = await measured("adaptive:12", tmp_path / "easy", task=tasks(share=1.0))
     hard = await measured("adaptive:12", tmp_path / "hard", task=tasks(share=0.3))
