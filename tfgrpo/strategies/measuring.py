@@ -72,8 +72,8 @@ def notes(strategy: Strategy, both: Both) -> list[str]:
     apart = sum(_apart(list(row.chosen.readings.values())) for row in both.rows)
     if apart and isinstance(strategy, Vote | Adaptive):
         said.append(
-            f"no two answers agreed on {apart} of {len(both.rows)} problems, where the first one then stands for all and "
-            "a difference is chance; another reading may fit better"
+            f"no two answers agreed on {apart} of {len(both.rows)} problems, where the first one then stands for all "
+            "and a difference is chance; another reading may fit better"
         )
     short = sum("budget is over" in row.chosen.why for row in both.rows)
     return [*said, *([f"the budget ended {short} of {len(both.rows)} problems early"] if short else [])]
